@@ -49,7 +49,7 @@ class Scalar(Spec):
     """One non-tensor argument of a task's signature; it is part of the workload, never random."""
 
     name: str
-    value: bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
+    value: bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None
 
 
 class Signature(Spec):
