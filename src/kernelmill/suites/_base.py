@@ -6,7 +6,9 @@ the control plane's packages.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -47,5 +49,19 @@ class Suite(ABC):
         """The reference as a module, freshly constructed; a function comes wrapped."""
 
     @abstractmethod
+    def init(self, module: ModuleType) -> list[Any]:
+        """Constructor arguments of the reference, for candidates that are constructed like it."""
+
+    @abstractmethod
     def inputs(self, module: ModuleType, axes: dict[str, int]) -> list[Any]:
         """Positional arguments of `forward`, drawn from torch's global generator, which the caller seeds."""
+
+
+def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Positional parameter names of a function; `*args` gives its name once."""
+    kinds = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds)

@@ -1,0 +1,357 @@
+"""The process that runs untrusted code. Standard library, numpy and torch only.
+
+A warm *server* imports torch once, then forks a fresh *cell* for every candidate, baseline and oracle.
+A cell confines itself, then answers commands on its socket. Nothing it says is believed: the parent
+reads the outputs out of the cell's memory and times calls on its own clock.
+
+Wire format: frames of a 4-byte little-endian length and a body. The body `c` is one call; anything else
+is JSON. The answer to `c` is the child's own seconds as 8 bytes, a hint only, then a frame of JSON that
+says where the outputs are.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from kernelmill.sandboxes import _guard
+from kernelmill.sandboxes._base import Policy
+
+ZONE = 4096
+"""Bytes of red zone on each side of every tensor the parent owns."""
+
+ALIGNMENT = 64
+
+
+class Implementation(Protocol):
+    """What a loader gives back."""
+
+    def __call__(self, args: list[Any], state: list[Any]) -> Any:
+        """Run once; what the reference returns."""
+
+
+def send(sock: socket.socket, body: bytes) -> None:
+    """Write one frame."""
+    sock.sendall(struct.pack("<I", len(body)) + body)
+
+
+def receive(sock: socket.socket) -> bytes:
+    """Read one frame; empty bytes at end of file."""
+    head = _exactly(sock, 4)
+    if not head:
+        return b""
+    (length,) = struct.unpack("<I", head)
+    return _exactly(sock, length)
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    chunks = bytearray()
+    while len(chunks) < count:
+        chunk = sock.recv(count - len(chunks))
+        if not chunk:
+            return b""
+        chunks += chunk
+    return bytes(chunks)
+
+
+def neutral_allocator() -> bool:
+    """Make malloc keep its pages, so that page faults are nobody's speed-up; False where it is not glibc.
+
+    Without it ReLU into a fresh 100 MB output spends 48 of 59 ms in the kernel's zeroing of pages.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return False
+    mmap_max, trim_threshold, top_pad, arena_max = -4, -1, -2, -8
+    settings = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 * 2**20), (arena_max, 1))
+    return all([libc.mallopt(what, value) == 1 for what, value in settings])
+
+
+# ---------------------------------------------------------------------------------------------- server
+
+
+def serve(fd: int) -> None:
+    """Import torch, then fork a cell for every request until the parent hangs up."""
+    neutral_allocator()
+    importlib.import_module("torch")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=fd)
+    send(control, b"ready")
+    while True:
+        body, descriptors = _receive_with_descriptor(control)
+        if not body:
+            return
+        if os.fork() == 0:
+            control.close()
+            _become_cell(json.loads(body), socket.socket(fileno=descriptors[0]))
+        os.close(descriptors[0])
+        _reap()
+
+
+def _receive_with_descriptor(control: socket.socket) -> tuple[bytes, list[int]]:
+    descriptors = array.array("i")
+    data, ancillary, _, _ = control.recvmsg(1 << 20, socket.CMSG_SPACE(descriptors.itemsize))
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+    return data, list(descriptors)
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _become_cell(request: dict[str, Any], sock: socket.socket) -> None:
+    """Confine this process, then run its loop in the innermost process. Never returns."""
+    spec = dict(request["policy"])
+    policy = Policy(
+        readable=tuple(Path(p) for p in spec.pop("readable")),
+        writable=tuple(Path(p) for p in spec.pop("writable")),
+        **spec,
+    )
+    _silence()
+    os.sched_setaffinity(0, request["cores"])
+    inner = _guard.fork_into_pid_namespace() if request["confine"] else os.fork()
+    if inner:
+        sock_copy = sock.dup()
+        sock.close()
+        _, status = os.waitpid(inner, 0)
+        send(sock_copy, json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode())
+        os._exit(0)
+    layers = _guard.enter(policy) if request["confine"] else []
+    send(sock, json.dumps({"hello": True, "layers": layers}).encode())
+    Cell(sock, request["threads"]).run()
+    os._exit(0)
+
+
+def _silence() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+# ------------------------------------------------------------------------------------------------ cell
+
+
+class Cell:
+    """Holds the tensors and the implementation, and answers commands."""
+
+    def __init__(self, sock: socket.socket, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch = torch
+        self.sock = sock
+        self.buffers: list[Any] = []
+        self.args: list[Any] = []
+        self.state: list[Any] = []
+        self.implementation: Implementation | None = None
+        self.arena = Arena(torch)
+        self.result: Any = None
+        self.handlers: dict[str, Callable[..., dict[str, Any]]] = {
+            "load": self.load,
+            "bind": self.bind,
+            "arena": self.arena_addresses,
+            "forget": self.forget,
+            "profile": self.profile,
+            "role": self.role,
+            "tighten": self.tighten,
+        }
+
+    def run(self) -> None:
+        """Answer until the parent hangs up."""
+        while True:
+            body = receive(self.sock)
+            if not body:
+                return
+            if body == b"c":
+                self.call()
+            elif body == b"n":
+                send(self.sock, struct.pack("<d", 0.0))
+            else:
+                self.answer(json.loads(body))
+
+    def answer(self, command: dict[str, Any]) -> None:
+        """Run one JSON command and report what it gave or raised."""
+        handler = self.handlers[command.pop("do")]
+        send(self.sock, json.dumps(self.guarded(handler, **command)).encode())
+
+    def guarded(self, function: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+        """The function's answer, or the foreign exception as data: it must not end the cell's loop."""
+        try:
+            with self.torch.no_grad():
+                return function(**arguments)
+        except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a candidate included
+            return {"error": describe(error), "kind": type(error).__name__}
+
+    def call(self) -> None:
+        """One timed call: everything between the two frames is the candidate's."""
+        implementation, args, state = self.implementation, self.args, self.state
+        self.result = None
+        answer = self.guarded(self._timed, implementation=implementation, args=args, state=state)
+        if "error" in answer:
+            send(self.sock, json.dumps(answer).encode())
+        else:
+            send(self.sock, struct.pack("<d", answer["seconds"]))
+            send(self.sock, json.dumps(self.guarded(self.outputs)).encode())
+
+    def _timed(self, implementation: Implementation, args: list[Any], state: list[Any]) -> dict[str, Any]:
+        self.arena.rewind()
+        start = time.perf_counter()
+        self.result = implementation(args, state)
+        return {"seconds": time.perf_counter() - start}
+
+    def role(self, module: str) -> dict[str, Any]:
+        """Take on the handlers of another trusted module, e.g. the oracle's."""
+        self.handlers.update(importlib.import_module(module).handlers(self))
+        return {}
+
+    def load(self, loader: str, payload: dict[str, str], signature: dict[str, Any]) -> dict[str, Any]:
+        """Load an artifact."""
+        implementation = importlib.import_module(loader).load(payload, signature)
+        if hasattr(implementation, "allocate"):
+            implementation.allocate = self.arena.allocate
+        self.implementation = implementation
+        return {}
+
+    def tighten(self) -> dict[str, Any]:
+        """No new processes from here on."""
+        _guard.tighten()
+        return {}
+
+    def bind(self, args: list[dict[str, Any]], state: list[dict[str, Any]]) -> dict[str, Any]:
+        """Make the tensors the parent writes into; scalars come as `{"value": ...}`."""
+        self.buffers = []
+        self.args = [self._make(a) for a in args]
+        self.state = [self._make(s) for s in state]
+        return {"tensors": [address for _, address in self.buffers]}
+
+    def _make(self, spec: dict[str, Any]) -> Any:
+        if "value" in spec:
+            value = spec["value"]
+            return tuple(value) if isinstance(value, list) else value
+        tensor, address = guarded_tensor(self.torch, spec["shape"], spec["stride"], spec["dtype"], spec["offset"])
+        self.buffers.append((tensor, address))
+        return tensor
+
+    def outputs(self) -> dict[str, Any]:
+        """Where the last call's results are."""
+        leaves: list[Any] = []
+        kinds: list[str] = []
+        tree = flatten(self.result, leaves, kinds)
+        return {"outputs": [self._describe(leaf) for leaf in leaves], "tree": tree, "kinds": "".join(kinds)}
+
+    def _describe(self, leaf: Any) -> dict[str, Any]:
+        if type(leaf) is not self.torch.Tensor and type(leaf) is not self.torch.nn.Parameter:
+            return {"type": type(leaf).__name__, "value": repr(leaf)[:80]}
+        if leaf.layout is not self.torch.strided or leaf.device.type != "cpu":
+            return {"type": f"{leaf.layout} tensor on {leaf.device}", "value": ""}
+        return {
+            "address": leaf.data_ptr(),
+            "shape": list(leaf.shape),
+            "stride": list(leaf.stride()),
+            "dtype": str(leaf.dtype).removeprefix("torch."),
+            "flags": "conj" * leaf.is_conj() + "neg" * leaf.is_neg(),
+        }
+
+    def arena_addresses(self) -> dict[str, Any]:
+        """Buffers the launch allocated, for poison and red zones."""
+        return {"tensors": [address for _, address in self.arena.slots]}
+
+    def forget(self, sizes: list[int]) -> dict[str, Any]:
+        """Drop the last result and fill the free heap with NaN bytes, so that stale memory is no answer."""
+        self.result = None
+        blocks = [self.torch.full((size,), 0xFF, dtype=self.torch.uint8) for size in sizes]
+        del blocks
+        return {}
+
+    def profile(self, repeats: int) -> dict[str, Any]:
+        """Median seconds of each step over some calls; empty where the implementation cannot tell."""
+        profiled = getattr(self.implementation, "profiled", None)
+        if profiled is None:
+            return {"steps": {}}
+        samples: dict[str, list[float]] = {}
+        for _ in range(repeats):
+            self.arena.rewind()
+            _, steps = profiled(self.args, self.state)
+            for name, seconds in steps.items():
+                samples.setdefault(name, []).append(seconds)
+        return {"steps": {name: sorted(values)[len(values) // 2] for name, values in samples.items()}}
+
+
+class Arena:
+    """Outputs and temporaries of a declared launch: the same buffers, in order, on every call."""
+
+    def __init__(self, torch: types.ModuleType) -> None:
+        self.torch = torch
+        self.slots: list[tuple[Any, dict[str, Any]]] = []
+        self.next = 0
+
+    def rewind(self) -> None:
+        """The next allocation is the first of a call."""
+        self.next = 0
+
+    def allocate(self, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Any:
+        """The buffer for this allocation, made the first time it is asked for."""
+        key = (tuple(shape), tuple(stride), str(dtype))
+        if self.next < len(self.slots) and self.slots[self.next][1]["key"] == repr(key):
+            tensor = self.slots[self.next][0]
+        else:
+            del self.slots[self.next :]
+            tensor, address = guarded_tensor(self.torch, shape, stride, str(dtype).removeprefix("torch."), 0)
+            self.slots.append((tensor, {**address, "key": repr(key)}))
+        self.next += 1
+        return tensor
+
+
+def guarded_tensor(
+    torch: types.ModuleType, shape: Sequence[int], stride: Sequence[int], dtype: str, offset: int
+) -> tuple[Any, dict[str, Any]]:
+    """A strided tensor between two red zones, `offset` bytes off a 64-byte boundary, and where it is."""
+    kind = getattr(torch, dtype)
+    span = 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    size = span * kind.itemsize
+    raw = torch.empty(size + 2 * ZONE + 2 * ALIGNMENT, dtype=torch.uint8)
+    start = -(-(raw.data_ptr() + ZONE) // ALIGNMENT) * ALIGNMENT + offset - raw.data_ptr()
+    flat = raw[start : start + size].view(kind)
+    tensor = flat.as_strided(tuple(shape), tuple(stride), flat.storage_offset())
+    return tensor, {"address": raw.data_ptr() + start, "bytes": size}
+
+
+def flatten(value: Any, leaves: list[Any], kinds: list[str]) -> Any:
+    """Nesting of tuples and lists as a tree of leaf numbers; leaves and container kinds are appended."""
+    if isinstance(value, list | tuple):
+        kinds.append("l" if isinstance(value, list) else "t")
+        return [flatten(item, leaves, kinds) for item in value]
+    leaves.append(value)
+    return len(leaves) - 1
+
+
+def describe(error: BaseException) -> str:
+    """One line for a foreign exception, at most 2000 characters, whatever its `str` does."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - a candidate's own __str__
+        text = "(its message could not be made)"
+    return f"{type(error).__name__}: {text}"[:2000]
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
