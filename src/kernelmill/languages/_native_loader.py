@@ -42,6 +42,7 @@ class NativeCallable:
         kernels = {n: self._kernel(n, kinds) for n, kinds in json.loads(payload["kernels"]).items()}
         names = {**_NAMES, **kernels, "tick": self._tick, "__builtins__": {}}
         exec(compile(payload["launch"], "<launch>", "exec"), names)
+        self._names = names
         self._launch: Callable[..., tuple[torch.Tensor, ...]] = names["launch"]
         self._profiled: Callable[..., tuple[torch.Tensor, ...]] = names["launch_profiled"]
 
@@ -49,6 +50,16 @@ class NativeCallable:
         """What the reference returns, nested as it nests it."""
         with torch.no_grad():
             return self._nest(self._launch(*args, *state))
+
+    def use_allocator(self, allocate: Callable[[Sequence[int], Sequence[int], torch.dtype], torch.Tensor]) -> None:
+        """Take every buffer of the launch from `allocate(sizes, strides, dtype)`, e.g. one with red zones."""
+
+        def empty(sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            strides = [math.prod(max(n, 1) for n in sizes[i + 1 :]) for i in range(len(sizes))]
+            return allocate(sizes, strides, dtype)
+
+        self._names["empty"] = empty
+        self._names["empty_strided"] = allocate
 
     def profiled(self, args: Sequence[Any], state: Sequence[torch.Tensor]) -> tuple[object, dict[str, float]]:
         """The outputs, and the seconds of every step by `Step.label`; steps of one label are added up."""

@@ -1,0 +1,183 @@
+"""C++17 with OpenMP behind a plain C interface: one file, compiled in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kernelmill.errors import BuildError, ToolchainError
+from kernelmill.languages import _scan
+from kernelmill.languages._abi import checks, prototype, slots
+from kernelmill.languages._base import Artifact, Language
+from kernelmill.languages._cache import Entry, LibraryCache
+from kernelmill.languages._compile import HEADER, Compile, Limits, default_sandbox
+from kernelmill.languages._elf import read_exports
+from kernelmill.languages._launch import Launch, default_launch, kernel_kinds, parse, scalar_kinds, to_python
+from kernelmill.languages._toolchain import LINK_FLAGS, Compiler, extra_flags, find_compiler
+from kernelmill.schema import Candidate, Parameter, Signature, Tier, digest
+
+if TYPE_CHECKING:
+    from kernelmill.sandboxes._base import Sandbox
+
+
+class Cpp(Language):
+    """Compiles with g++ or clang++ in a sandbox, against a precompiled header, into a content-addressed cache."""
+
+    suffix: ClassVar[str] = ".cpp"
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        compiler: str | None = None,
+        sandbox: Sandbox | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Nothing is looked for or written before the first build.
+
+        Args:
+            cache: Folder of compiled libraries; by default `~/.cache/kernelmill/cpp`.
+            compiler: Name or path; by default the first of g++ and clang++ that is new enough.
+            sandbox: Where the compiler runs; by default the best of this machine.
+            limits: Time and memory of one compilation.
+        """
+        self.cache = LibraryCache(cache or Path.home() / ".cache" / "kernelmill" / "cpp")
+        self._wanted = compiler
+        self._sandbox = sandbox
+        self._limits = limits or Limits()
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """What to install, or None."""
+        try:
+            find_compiler()
+        except ToolchainError as exc:
+            return str(exc)
+        return None
+
+    @property
+    def compiler(self) -> Compiler:
+        """The compiler in use. Raises ToolchainError where there is none."""
+        return find_compiler(self._wanted)
+
+    def tier(self, candidate: Candidate) -> Tier:
+        """T1 where the file declares its launch, otherwise T0."""
+        return "T1" if _launch_of(candidate.source) else "T0"
+
+    def parameters(self, source: str) -> tuple[Parameter, ...]:
+        """The knobs that the source's `// tune` lines declare. Raises BuildError for an unreadable line."""
+        return _scan.parameters(source)
+
+    def build(self, candidate: Candidate, signature: Signature) -> Artifact:
+        """Library, launch and labels; from the cache where the same was built before."""
+        _scan.check_source(candidate.source)
+        shape = signature.model_dump(mode="json")
+        launch, scalars = _bound_launch(candidate.source, shape)
+        texts = {
+            "kernel.cpp": candidate.source,
+            "knobs.h": _knobs(candidate, _scan.parameters(candidate.source)),
+            "launch.h": checks(slots(launch, scalars, shape)),
+        }
+        entry, seconds = self._library(texts, extra_flags(candidate.source), launch)
+        labels = [f"calls:{name}" for name in launch.operators] + _scan.labels(candidate.source)
+        if entry.constructors:
+            labels.append("static-init")
+        return Artifact(
+            loader="kernelmill.languages._native_loader",
+            payload={
+                "library": str(entry.library),
+                "launch": to_python(launch, scalars),
+                "kernels": json.dumps({name: list(kinds) for name, kinds in kernel_kinds(launch, scalars).items()}),
+                "operators": json.dumps(launch.operators),
+            },
+            readable=(str(entry.library),),
+            labels=tuple(labels),
+            seconds=seconds,
+        )
+
+    def template(self, signature: Signature) -> str:
+        """The empty `kernel` with exactly the parameters that this signature passes."""
+        shape = signature.model_dump(mode="json")
+        launch = default_launch(shape)
+        (parameters,) = slots(launch, scalar_kinds(launch, shape), shape).values()
+        declared = prototype("kernel", parameters).replace("(", "(\n    ", 1).replace(", ", ",\n    ")
+        sizes = [
+            f"// {slot.name}: {item['dtype']} {list(item['shape'])}, strides {list(item['stride'])}\n"
+            for slot, item in _tensors(launch, parameters, shape)
+        ]
+        return "".join(sizes) + declared + " {\n}\n"
+
+    def _library(self, texts: dict[str, str], extra: tuple[str, ...], launch: Launch) -> tuple[Entry, float]:
+        """The compiled library, and the seconds it took; 0 where the cache had it."""
+        compiler = self.compiler
+        flags = " ".join([*compiler.flags(extra), *LINK_FLAGS])
+        key = digest(compiler.identity, flags, HEADER, *(f"{k}\n{v}" for k, v in sorted(texts.items())))
+        found = self.cache.get(key)
+        if found:
+            return found, 0.0
+        start = time.perf_counter()
+        defined = _scan.exported(texts["kernel.cpp"])
+        with self.cache.workdir() as workdir:
+            compile_ = Compile(compiler, self.cache, self._sandbox or default_sandbox(), self._limits)
+            built = compile_.library(workdir, texts, extra, defined)
+            exports = read_exports(built)
+            absent = [name for name in launch.kernels if name not in exports.functions]
+            if absent:
+                raise BuildError(_not_exported(absent[0], exports.functions))
+            entry = self.cache.put(key, built, exports.constructors)
+        return entry, time.perf_counter() - start
+
+
+def _launch_of(source: str) -> Launch | None:
+    try:
+        return parse(source)
+    except ValueError as exc:
+        raise BuildError(str(exc)) from exc
+
+
+def _bound_launch(source: str, signature: dict[str, Any]) -> tuple[Launch, dict[str, str]]:
+    """The launch of a source and the kinds of its scalar arguments."""
+    try:
+        launch = parse(source) or default_launch(signature)
+        scalars = scalar_kinds(launch, signature)
+        to_python(launch, scalars)
+    except ValueError as exc:
+        raise BuildError(str(exc)) from exc
+    return launch, scalars
+
+
+def _tensors(launch: Launch, parameters: tuple[Any, ...], signature: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Every pointer parameter of the generated launch with the tensor it points to."""
+    pointers = [
+        slot for slot, argument in zip(parameters, launch.steps[-1].arguments, strict=True) if argument.kind != "dims"
+    ]
+    items = [*signature["arguments"], *signature["state"], *signature["outputs"]]
+    tensors = dict(zip([*launch.arguments, *launch.returns], items, strict=True))
+    return [(slot, tensors[slot.name]) for slot in pointers if "dtype" in tensors[slot.name]]
+
+
+def _knobs(candidate: Candidate, declared: tuple[Parameter, ...]) -> str:
+    """A header that defines every knob at its present value.
+
+    Raises:
+        BuildError: The point names something that neither the source nor the candidate declares, or an unlisted value.
+    """
+    known = {p.name for p in declared} | {p.name for p in candidate.parameters}
+    if unknown := sorted(set(candidate.point) - known):
+        raise BuildError(f"point sets {unknown[0]!r}, but the knobs are: {', '.join(sorted(known)) or 'none'}")
+    lines: list[str] = []
+    for knob in declared:
+        value = candidate.point.get(knob.name, knob.default)
+        if value not in knob.values:
+            raise BuildError(f"knob {knob.name} is set to {value!r}; its values are {list(knob.values)}")
+        lines.append(f"#define {knob.name} {int(value) if isinstance(value, bool) else value}\n")
+    return "".join(lines)
+
+
+def _not_exported(name: str, functions: tuple[str, ...]) -> str:
+    mangled = next((f for f in functions if f.startswith(f"_Z{len(name)}{name}")), None)
+    if mangled:
+        return f'{name} has C++ linkage (it is exported as {mangled}); declare it extern "C" void {name}(...)'
+    found = ", ".join(functions) or "none"
+    return f'the library does not export {name}; write extern "C" void {name}(...), not static; exported: {found}'
