@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 Kind = Literal["input", "constant", "pointwise", "reduce", "view", "iota", "extern", "item"]
@@ -20,9 +21,39 @@ class Ref:
     node: int
 
 
+@dataclass(frozen=True)
+class Name:
+    """An argument of an extern that is a name of the launch, e.g. the dtype `float32`."""
+
+    text: str
+
+
 Literal_ = bool | int | float | str | None
 Arg = Any
-"""`Ref`, a literal, or a (nested) list of these."""
+"""`Ref`, `Name`, a literal, or a (nested) list of these."""
+
+UNARY = frozenset(
+    "neg abs exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan sinh cosh tanh asin acos atan "
+    "asinh acosh atanh erf erfc floor ceil round trunc sign relu sigmoid isnan isinf logical_not bitwise_not cast".split()
+)
+"""Pointwise ops of one argument. `cast` converts to the node's dtype; the others compute in their argument's."""
+
+BINARY = frozenset(
+    "add sub mul div pow maximum minimum fmod remainder atan2 gt ge lt le eq ne logical_and logical_or logical_xor "
+    "bitwise_and bitwise_or bitwise_xor".split()
+)
+"""Pointwise ops of two arguments of one dtype. maximum and minimum propagate NaN; remainder has the divisor's sign."""
+
+BOOLEAN = frozenset("gt ge lt le eq ne logical_and logical_or logical_xor logical_not isnan isinf".split())
+"""Pointwise ops whose result is bool whatever the arguments are."""
+
+REDUCTIONS = frozenset("sum prod amax amin".split())
+
+COMPUTE_DTYPES = frozenset("float32 float64 int64 int32 bool".split())
+"""dtypes a kernel may compute in."""
+
+STORAGE_DTYPES = COMPUTE_DTYPES | {"float16", "bfloat16"}
+"""dtypes a kernel may load and store; half precision only through `cast`."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +110,26 @@ class Graph:
     output_strides: tuple[tuple[int, ...], ...]
     """Strides eager gives to each output."""
 
+    @cached_property
+    def by_id(self) -> dict[int, Node]:
+        """Node id -> node."""
+        return {n.id: n for n in self.nodes}
+
+    @cached_property
+    def positions(self) -> dict[int, int]:
+        """Node id -> place in the order."""
+        return {n.id: i for i, n in enumerate(self.nodes)}
+
     def node(self, node_id: int) -> Node:
         """The node of that id; KeyError where there is none."""
-        for node in self.nodes:
-            if node.id == node_id:
-                return node
-        raise KeyError(node_id)
+        return self.by_id[node_id]
+
+    def root(self, node_id: int) -> Node:
+        """The node whose memory a chain of views shows."""
+        node = self.by_id[node_id]
+        while node.kind == "view":
+            node = self.by_id[node.inputs[0]]
+        return node
 
     def users(self) -> dict[int, list[int]]:
         """Node id -> ids of the nodes that read it."""
@@ -99,6 +144,8 @@ class Graph:
 def _encode(value: Any) -> Any:
     if isinstance(value, Ref):
         return {"ref": value.node}
+    if isinstance(value, Name):
+        return {"name": value.text}
     if isinstance(value, dict):
         return {k: _encode(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -112,6 +159,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"ref"}:
             return Ref(value["ref"])
+        if set(value) == {"name"}:
+            return Name(value["name"])
         if set(value) == {"float"}:
             return float(value["float"])
         return {k: _decode(v) for k, v in value.items()}
