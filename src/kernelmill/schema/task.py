@@ -66,6 +66,8 @@ class Signature(Spec):
     """How the outputs are nested: `tensor`, or a JSON list of output positions such as `[0, [1, 2]]`."""
     tree_kinds: str = ""
     """Container of each list in `output_tree`, in preorder: `t` tuple, `l` list."""
+    init: str = "[]"
+    """JSON of the reference's positional constructor arguments; empty where they are not literals."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
