@@ -23,7 +23,7 @@ _INPUT = re.compile(
     r"^\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\]]*)\]"
     r"(?:\s+in\s+\[\s*(?P<low>[\w.+-]+)\s*,\s*(?P<high>[\w.+-]+)\s*\))?\s*$"
 )
-_DTYPES = ("float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool").split()
+_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 @dataclass(frozen=True)

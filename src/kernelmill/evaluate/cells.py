@@ -5,52 +5,22 @@ from __future__ import annotations
 import array
 import json
 import os
-import secrets
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kernelmill.errors import BuildError, InfraError, LaunchError, StageError
-from kernelmill.evaluate.arrays import HostTensor, empty_tensor
-from kernelmill.evaluate.child import ZONE
-from kernelmill.evaluate.memory import as_bytes, read_memory, wait_until_stopped, write_memory
+from kernelmill.errors import InfraError, LaunchError
+from kernelmill.evaluate.failures import OutOfMemoryError, CallTimeoutError, from_answer
+from kernelmill.evaluate.memory import wait_until_stopped
 from kernelmill.languages._base import Artifact
 from kernelmill.sandboxes._base import Policy
-from kernelmill.schema import Scalar, Signature, TensorSpec
-
-
-class TimeoutFailure(StageError):
-    """The implementation did not answer in time."""
-
-    stage = "timeout"
-
-
-class MemoryFailure(StageError):
-    """The implementation wanted more memory than it may have."""
-
-    stage = "memory"
-
-
-class StructureFailure(StageError):
-    """The result is not what the reference returns: count, nesting, type, shape, dtype."""
-
-    stage = "structure"
-
-
-class IntegrityFailure(StageError):
-    """The implementation touched what is not its own."""
-
-    stage = "integrity"
 
 
 @dataclass(frozen=True)
@@ -213,15 +183,14 @@ class Cell:
 
         Raises:
             LaunchError: It raised; or the process died, with how.
-            TimeoutFailure: No answer in time; the cell is killed.
+            CallTimeoutError: No answer in time; the cell is killed.
         """
         body = json.dumps({"do": do, **fields}).encode()
         answer: dict[str, Any] = json.loads(self._exchange(body, limit_s or self.limit_s, do))
         if "exit" in answer:
             raise self._death(answer["exit"])
         if "error" in answer:
-            kind = MemoryFailure if _is_memory(answer) else LaunchError
-            raise kind(answer["error"])
+            raise from_answer(answer)
         return answer
 
     def call(self, limit_s: float) -> Call:
@@ -234,8 +203,7 @@ class Cell:
             message = json.loads(answer)
             if "exit" in message:
                 raise self._death(message["exit"])
-            kind = MemoryFailure if _is_memory(message) else LaunchError
-            raise kind(message["error"])
+            raise from_answer(message)
         self.returned = json.loads(self._answer(10.0, "reporting its outputs"))
         return Call(wall, struct.unpack("<d", answer)[0])
 
@@ -255,20 +223,20 @@ class Cell:
         self.sock.settimeout(limit_s)
         try:
             return _receive(self.sock)
-        except socket.timeout as error:
+        except TimeoutError as error:
             self.kill()
-            raise TimeoutFailure(f"{what} took longer than {limit_s:.3g} s; it was killed") from error
+            raise CallTimeoutError(f"{what} took longer than {limit_s:.3g} s; it was killed") from error
         except (EOFError, OSError) as error:
             raise self._death(None) from error
 
-    def _death(self, code: int | None) -> LaunchError | MemoryFailure:
+    def _death(self, code: int | None) -> LaunchError | OutOfMemoryError:
         self.kill()
         if code is None:
             return LaunchError("the process died without a word")
         if code < 0:
             name = signal.Signals(-code).name
             if name == "SIGKILL":
-                return MemoryFailure("the process was killed (SIGKILL): out of memory or CPU time")
+                return OutOfMemoryError("the process was killed (SIGKILL): out of memory or CPU time")
             return LaunchError(f"the process crashed with {name}")
         return LaunchError(f"the process exited with code {code} instead of returning a result")
 
@@ -298,215 +266,6 @@ class Cell:
             self.frozen = False
 
 
-def _is_memory(answer: dict[str, Any]) -> bool:
-    return (
-        answer.get("kind") == "MemoryError"
-        or "can't allocate memory" in answer["error"]
-        or ("bad_alloc" in answer["error"])
-    )
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A buffer of the cell that the parent owns."""
-
-    address: int
-    size: int
-
-
-class Side:
-    """An implementation bound to one workload in its own cell: write inputs, call, read outputs.
-
-    Satisfies `timing.Side`. Every input and every buffer of a declared launch stands between red zones,
-    which are checked after each snapshot; outputs of a declared launch are poisoned before each call.
-    """
-
-    def __init__(self, cell: Cell, signature: Signature, limit_s: float = 60.0) -> None:
-        self.cell = cell
-        self.signature = signature
-        self.limit_s = limit_s
-        self.slots: list[_Slot] = []
-        self.arena: list[_Slot] = []
-        self.loaded: list[HostTensor] = []
-        self.sizes: list[int] = []
-        self._zone = np.frombuffer(secrets.token_bytes(ZONE), np.uint8)
-        self._poison = np.full(1 << 20, 0xFF, np.uint8)
-
-    @property
-    def pid(self) -> int:
-        """Process id, for the machine's counters."""
-        return self.cell.pid
-
-    def load_artifact(self, artifact: Artifact, limit_s: float = 60.0) -> None:
-        """Load a built candidate. Raises BuildError with what its code said."""
-        try:
-            self.cell.ask(
-                "load",
-                limit_s,
-                loader=artifact.loader,
-                payload=artifact.payload,
-                signature=self.signature.model_dump(mode="json"),
-            )
-        except LaunchError as error:
-            raise BuildError(f"it does not load: {error}") from error
-
-    def bind(self, offset: int = 0) -> None:
-        """Make the input and state buffers in the cell, `offset` bytes off their natural alignment."""
-        args = [_bind_spec(a, offset) for a in self.signature.arguments]
-        state = [_bind_spec(s, offset) for s in self.signature.state]
-        answer = self.cell.ask("bind", args=args, state=state)
-        self.slots = [_Slot(t["address"], t["bytes"]) for t in answer["tensors"]]
-        for slot in self.slots:
-            self._write_zones(slot)
-        self.loaded = []
-
-    def load(self, tensors: Sequence[HostTensor]) -> None:
-        """Write arguments, then state, in place; poison what the launch will write; let the process run."""
-        for position, (slot, tensor) in enumerate(zip(self.slots, tensors, strict=True)):
-            if position < len(self.loaded) and self.loaded[position] is tensor:
-                continue
-            write_memory(self.pid, slot.address, tensor.storage)
-        self.loaded = list(tensors)
-        for slot in self.arena:
-            self._fill(slot)
-        self.cell.thaw()
-
-    def _fill(self, slot: _Slot) -> None:
-        for start in range(0, slot.size, self._poison.size):
-            count = min(self._poison.size, slot.size - start)
-            write_memory(self.pid, slot.address + start, self._poison[:count])
-
-    def _write_zones(self, slot: _Slot) -> None:
-        write_memory(self.pid, slot.address - ZONE, self._zone)
-        write_memory(self.pid, slot.address + slot.size, self._zone)
-
-    def call(self) -> Call:
-        """One call; from its return on the process is frozen, so that nothing is finished later."""
-        call = self.cell.call(self.limit_s)
-        self.cell.freeze()
-        return call
-
-    def outputs(self) -> list[HostTensor]:
-        """What the last call returned, copied out of the frozen process's memory.
-
-        Raises:
-            StructureFailure: Other count, nesting or type than the reference's.
-            IntegrityFailure: A red zone or an input was written to; an output is an input.
-        """
-        answer = self.cell.returned
-        if "error" in answer:
-            raise StructureFailure(f"the result cannot be looked at: {answer['error']}")
-        self._check_tree(answer)
-        found = [self._snapshot(o) for o in answer["outputs"]]
-        self._check_inputs()
-        self._check_zones([*self.slots, *self.arena])
-        return found
-
-    def learn_arena(self) -> None:
-        """After a first call: take charge of the buffers its launch allocated."""
-        answer = self.cell.ask("arena")
-        self.arena = [_Slot(t["address"], t["bytes"]) for t in answer["tensors"]]
-        for slot in self.arena:
-            self._write_zones(slot)
-
-    def forget(self) -> None:
-        """Fill the process's free heap with NaN bytes of the outputs' sizes."""
-        self.cell.ask("forget", sizes=self.sizes)
-
-    def _check_tree(self, answer: dict[str, Any]) -> None:
-        tree = "tensor" if answer["tree"] == 0 else json.dumps(answer["tree"])
-        if tree != self.signature.output_tree:
-            raise StructureFailure(
-                f"the result is nested as {tree}; the reference returns {self.signature.output_tree}"
-            )
-        for number, output in enumerate(answer["outputs"]):
-            if "type" in output:
-                raise StructureFailure(
-                    f"output {number} is a {output['type']} {output['value']}; a plain torch.Tensor on the CPU is right"
-                )
-            if output["flags"]:
-                raise StructureFailure(f"output {number} is a lazy {output['flags']} view; resolve it before returning")
-
-    def _snapshot(self, output: dict[str, Any]) -> HostTensor:
-        spec = TensorSpec(
-            name="out", shape=output["shape"], dtype=output["dtype"], stride=output["stride"], role="output"
-        )
-        if any(s < 0 for s in spec.stride):
-            raise StructureFailure(f"an output has negative strides {spec.stride}")
-        tensor = empty_tensor(spec)
-        if tensor.storage.nbytes > 1 << 36:
-            raise StructureFailure(f"an output spans {tensor.storage.nbytes} bytes")
-        read_memory(self.pid, output["address"], tensor.storage)
-        return replace(tensor, address=output["address"])
-
-    def aliases(self, tensor: HostTensor) -> str | None:
-        """Name of the input whose memory an output shares, or None."""
-        low, high = tensor.address, tensor.address + tensor.storage.nbytes
-        for slot, spec in zip(self.slots, self.signature.tensors, strict=True):
-            if low < slot.address + slot.size and slot.address < high:
-                return spec.name
-        return None
-
-    def _check_inputs(self) -> None:
-        for slot, tensor in zip(self.slots, self.loaded, strict=True):
-            seen = np.empty_like(tensor.storage)
-            read_memory(self.pid, slot.address, seen)
-            if not _equal(seen, tensor.storage):
-                where = int(np.flatnonzero(as_bytes(seen) != as_bytes(tensor.storage))[0]) // seen.itemsize
-                raise IntegrityFailure(
-                    f"input {tensor.spec.name!r} was changed: element {where} of its storage was "
-                    f"{tensor.storage[where]}, is {seen[where]}; inputs are read-only unless the contract says `mutates`"
-                )
-
-    def _check_zones(self, slots: Sequence[_Slot]) -> None:
-        seen = np.empty(ZONE, np.uint8)
-        for number, slot in enumerate(slots):
-            for where, address in (("before", slot.address - ZONE), ("after", slot.address + slot.size)):
-                read_memory(self.pid, address, seen)
-                if not np.array_equal(seen, self._zone):
-                    at = int(np.flatnonzero(seen != self._zone)[0])
-                    distance = ZONE - at if where == "before" else at
-                    raise IntegrityFailure(
-                        f"out-of-bounds write {distance} bytes {where} buffer {self._buffer_name(number)} "
-                        f"of {slot.size} bytes"
-                    )
-
-    def _buffer_name(self, number: int) -> str:
-        tensors = self.signature.tensors
-        return repr(tensors[number].name) if number < len(tensors) else f"#{number - len(tensors)} of the launch"
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two arrays have the same bytes (NaN included)."""
-    wide = a.nbytes // 8 * 8
-    x, y = as_bytes(a), as_bytes(b)
-    return bool(
-        np.array_equal(x[:wide].view(np.uint64), y[:wide].view(np.uint64)) and np.array_equal(x[wide:], y[wide:])
-    )
-
-
-def _bind_spec(argument: TensorSpec | Scalar, offset: int) -> dict[str, Any]:
-    if isinstance(argument, Scalar):
-        return {"value": argument.value}
-    item = np.dtype(_itemsize(argument.dtype)).itemsize
-    return {
-        "shape": list(argument.shape),
-        "stride": list(argument.stride),
-        "dtype": argument.dtype,
-        "offset": offset * item,
-    }
-
-
-def _itemsize(dtype: str) -> Any:
-    from kernelmill.evaluate.arrays import STORAGE
-
-    return STORAGE[dtype]
-
-
-def candidate_policy(artifact: Artifact, settings: CellSettings, python_paths: Sequence[Path]) -> Policy:
+def candidate_policy(artifact: Artifact, settings: CellSettings) -> Policy:
     """What a candidate's cell may do: read the interpreter, the system's libraries and its own artifact."""
-    return Policy(
-        readable=(*python_paths, *(Path(p) for p in artifact.readable)),
-        memory_bytes=settings.memory_bytes,
-        environment={},
-    )
+    return Policy(readable=tuple(Path(p) for p in artifact.readable), memory_bytes=settings.memory_bytes)

@@ -12,6 +12,7 @@ says where the outputs are.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import importlib
 import json
@@ -76,7 +77,8 @@ def neutral_allocator() -> bool:
         return False
     mmap_max, trim_threshold, top_pad, arena_max = -4, -1, -2, -8
     settings = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 * 2**20), (arena_max, 1))
-    return all([libc.mallopt(what, value) == 1 for what, value in settings])
+    results = [libc.mallopt(what, value) for what, value in settings]
+    return results == [1] * len(settings)
 
 
 # ---------------------------------------------------------------------------------------------- server
@@ -127,17 +129,28 @@ def _become_cell(request: dict[str, Any], sock: socket.socket) -> None:
     )
     _silence()
     os.sched_setaffinity(0, request["cores"])
-    inner = _guard.fork_into_pid_namespace() if request["confine"] else os.fork()
-    if inner:
-        sock_copy = sock.dup()
-        sock.close()
-        _, status = os.waitpid(inner, 0)
-        send(sock_copy, json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode())
+    keeper = _fork_inner(confine=request["confine"])
+    if keeper:
+        _, status = os.waitpid(keeper, 0)
+        with contextlib.suppress(OSError):
+            send(sock, json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode())
         os._exit(0)
-    layers = _guard.enter(policy) if request["confine"] else []
+    layers = _guard.enter(policy, keep=[sock.fileno()]) if request["confine"] else []
     send(sock, json.dumps({"hello": True, "layers": layers}).encode())
     Cell(sock, request["threads"]).run()
     os._exit(0)
+
+
+def _fork_inner(*, confine: bool) -> int:
+    """Fork the process that will run untrusted code, in a PID namespace where there is one.
+
+    Gives 0 inside, else the process to wait for.
+    """
+    if confine:
+        with contextlib.suppress(OSError):
+            forked = _guard.fork_into_pid_namespace()
+            return forked.keeper if forked else 0
+    return os.fork()
 
 
 def _silence() -> None:
@@ -226,8 +239,8 @@ class Cell:
     def load(self, loader: str, payload: dict[str, str], signature: dict[str, Any]) -> dict[str, Any]:
         """Load an artifact."""
         implementation = importlib.import_module(loader).load(payload, signature)
-        if hasattr(implementation, "allocate"):
-            implementation.allocate = self.arena.allocate
+        if hasattr(implementation, "use_allocator"):
+            implementation.use_allocator(self.arena.allocate)
         self.implementation = implementation
         return {}
 

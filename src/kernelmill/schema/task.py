@@ -68,6 +68,8 @@ class Signature(Spec):
     """Container of each list in `output_tree`, in preorder: `t` tuple, `l` list."""
     init: str = "[]"
     """JSON of the reference's positional constructor arguments; empty where they are not literals."""
+    training: bool = False
+    """Whether a candidate that is a module runs in train mode, as `Contract.training` says."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

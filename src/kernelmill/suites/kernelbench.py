@@ -27,7 +27,7 @@ class KernelBench(Suite):
         if missing:
             raise ValueError(
                 f"the task file defines no {' and no '.join(missing)}; KernelBench's shape is "
-                "`class Model(nn.Module)`, `get_inputs()` and, where the constructor takes arguments, `get_init_inputs()`"
+                "`class Model(nn.Module)`, `get_inputs()` and, for a constructor with arguments, `get_init_inputs()`"
             )
         names = argument_names(module.Model.forward)[1:]
         doc = (module.Model.__doc__ or "").strip()

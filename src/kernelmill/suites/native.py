@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class Native(Suite):
     def reference(self, module: ModuleType) -> Reference:
         """What the decorator declared."""
         target, declaration = self._target(module)
-        names = argument_names(target.forward)[1:] if isinstance(target, type) else argument_names(target)
+        names = _parameters(target)
         declared = set(declaration.inputs) | set(declaration.scalars)
         if set(names) != declared:
             raise ValueError(
@@ -77,6 +78,10 @@ class Native(Suite):
         if len(found) != 1:
             raise ValueError(f"a task file holds exactly one @task; this one has {len(found)}")
         return found[0], found[0].__kernelmill__
+
+
+def _parameters(target: Any) -> tuple[str, ...]:
+    return argument_names(target.forward)[1:] if inspect.isclass(target) else argument_names(target)
 
 
 def _size(text: str, axes: dict[str, int]) -> int:

@@ -1,0 +1,184 @@
+"""The oracle's side of a cell: runs the task file. Standard library and torch only.
+
+The same handlers serve the fp64 oracle, the baselines (each in a cell of its own) and the tracer.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable
+from typing import Any
+
+from kernelmill.evaluate.child import Cell
+from kernelmill.registry import Registry
+from kernelmill.suites._base import Suite
+
+
+def handlers(cell: Cell) -> dict[str, Callable[..., dict[str, Any]]]:
+    """Commands of a reference cell."""
+    reference = ReferenceRole(cell)
+    return {
+        "reference": reference.read,
+        "setup": reference.setup,
+        "draw": reference.draw,
+        "attach": reference.attach,
+        "double": reference.double,
+        "trace": reference.trace,
+        "cost": reference.cost,
+    }
+
+
+class ReferenceRole:
+    """Holds the task's module in a cell."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.torch = cell.torch
+        self.keep: list[Any] = []
+
+    def read(self, source: str, suite: str, name: str) -> dict[str, Any]:
+        """Execute the task file in a namespace of its own; what it declares."""
+        self.suite = Registry("kernelmill.suites", Suite).get(suite)()
+        self.file = types.ModuleType("kernelmill_task")
+        self.file.__file__ = name
+        exec(compile(source, name, "exec"), vars(self.file))
+        declared = self.suite.reference(self.file)
+        return {
+            "name": declared.name,
+            "arguments": list(declared.argument_names),
+            "workloads": declared.workloads,
+            "axes": declared.axes,
+            "contract": declared.contract,
+            "doc": declared.doc,
+        }
+
+    def setup(self, axes: dict[str, int], seed: int, training: bool, mode: str) -> dict[str, Any]:  # noqa: FBT001
+        """Build the module, draw inputs, run it twice; the signature of this workload."""
+        torch = self.torch
+        self.axes = axes
+        torch.manual_seed(seed)
+        self.module = self.suite.build(self.file, axes).train(training)
+        self.names = list(self.suite.reference(self.file).argument_names)
+        arguments = self._inputs(seed)
+        self.init = self.suite.init(self.file)
+        torch.manual_seed(seed)
+        first = self.module(*[a.clone() if isinstance(a, torch.Tensor) else a for a in arguments])
+        before = [a.clone() for a in arguments if isinstance(a, torch.Tensor)]
+        second = self.module(*arguments)
+        after = [a for a in arguments if isinstance(a, torch.Tensor)]
+        changed = [i for i, (x, y) in enumerate(zip(before, after, strict=True)) if not _same(torch, x, y)]
+        self.cell.result = second
+        described = self.cell.outputs()
+        self.runner = torch.compile(self.module) if mode == "compile" else self.module
+        return {
+            "arguments": [self._specify(n, a) for n, a in zip(self._argument_names(arguments), arguments, strict=True)],
+            "state": self._state_specs(),
+            "init": [i if isinstance(i, bool | int | float | str | None) else repr(i) for i in self.init],
+            "init_literal": all(_literal(i) for i in self.init),
+            "changed": changed,
+            "deterministic": self._equal_results(first, second),
+            **described,
+        }
+
+    def _argument_names(self, arguments: list[Any]) -> list[str]:
+        names = list(self.names[: len(arguments)])
+        while len(names) < len(arguments):
+            names.append(f"{self.names[-1] if self.names else 'x'}_{len(names)}")
+        return names
+
+    def _inputs(self, seed: int) -> list[Any]:
+        self.torch.manual_seed(seed)
+        return self.suite.inputs(self.file, self.axes)
+
+    def _specify(self, name: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, self.torch.Tensor):
+            return {"tensor": self._tensor(name, value)}
+        if not _literal(value):
+            raise TypeError(
+                f"argument {name!r} is a {type(value).__name__}; tensors, numbers and strings are supported"
+            )
+        return {"scalar": {"name": name, "value": list(value) if isinstance(value, tuple | list) else value}}
+
+    def _tensor(self, name: str, value: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "shape": list(value.shape),
+            "stride": list(value.stride()),
+            "dtype": str(value.dtype).removeprefix("torch."),
+        }
+
+    def _state(self) -> list[tuple[str, Any, str]]:
+        parameters = [(n, p, "parameter") for n, p in self.module.named_parameters()]
+        return parameters + [(n, b, "buffer") for n, b in self.module.named_buffers()]
+
+    def _state_specs(self) -> list[dict[str, Any]]:
+        return [{**self._tensor(n, t), "role": role} for n, t, role in self._state()]
+
+    def _equal_results(self, first: Any, second: Any) -> bool:
+        torch = self.torch
+        if isinstance(first, list | tuple):
+            return all(self._equal_results(a, b) for a, b in zip(first, second, strict=True))
+        if not isinstance(first, torch.Tensor):
+            return True
+        return _same(torch, first, second) or bool(
+            torch.allclose(first.double(), second.double(), rtol=1e-3, atol=1e-3)
+        )
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Fresh inputs and a freshly initialised state, for the parent to read."""
+        torch = self.torch
+        torch.manual_seed(seed)
+        fresh = self.suite.build(self.file, self.axes)
+        state = [*fresh.parameters(), *fresh.buffers()]
+        tensors = [t for t in self._inputs(seed) if isinstance(t, torch.Tensor)] + [t.detach() for t in state]
+        self.keep = tensors
+        return {"tensors": [{**self._tensor("", t), "address": t.data_ptr()} for t in tensors]}
+
+    def attach(self) -> dict[str, Any]:
+        """After `bind`: the module's own parameters become the bound buffers; calls run the reference."""
+        self.keep = []
+        for (_, tensor, _), bound in zip(self._state(), self.cell.state, strict=True):
+            tensor.data = bound
+        runner = self.runner
+        self.cell.implementation = lambda args, _state: runner(*args)
+        return {}
+
+    def double(self) -> dict[str, Any]:
+        """Run once in float64 on the bound inputs; where the result is."""
+        torch = self.torch
+        module = copy.deepcopy(self.module).double()
+        wide = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in self.cell.args]
+        self.cell.result = None
+        self.cell.result = module(*wide)
+        return self.cell.outputs()
+
+    def trace(self) -> dict[str, Any]:
+        """The reference's graph in the embedded proposer's representation."""
+        from kernelmill.propose.embedded.ir import to_json
+        from kernelmill.propose.embedded.trace import trace
+
+        return {"graph": to_json(trace(self.module, self._inputs(0), self.names))}
+
+    def cost(self) -> dict[str, Any]:
+        """Arithmetic of the matrix products and convolutions of one call, one multiply-add counted as 2."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with counter:
+            self.module(*self.cell.args)
+        return {"flops": float(counter.get_total_flops())}
+
+
+def _literal(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_literal(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _same(torch: types.ModuleType, first: Any, second: Any) -> bool:
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if first.is_floating_point():
+        return bool(((first == second) | (first.isnan() & second.isnan())).all())
+    return bool(torch.equal(first, second))

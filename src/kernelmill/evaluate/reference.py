@@ -1,0 +1,242 @@
+"""The parent's view of a task: loading it, drawing inputs, asking the oracle. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernelmill.errors import LaunchError, StageError, TaskError
+from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor
+from kernelmill.evaluate.cells import Cell, Server
+from kernelmill.evaluate.memory import read_memory
+from kernelmill.evaluate.side import Side
+from kernelmill.registry import Registry
+from kernelmill.sandboxes._base import Policy
+from kernelmill.schema import Axis, Contract, Scalar, Signature, Task, TensorSpec, Workload
+from kernelmill.suites._base import Suite
+
+suites: Registry[Suite] = Registry("kernelmill.suites", Suite)
+
+MAX_SOURCE = 1 << 20
+
+
+def read_task_file(path: Path) -> tuple[str, str]:
+    """Text of a task file and the suite that reads it; nothing is executed.
+
+    Raises:
+        TaskError: Missing, not text, too large, does not parse, or no known format.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TaskError(f"cannot read the task file {path}: {error.strerror}") from error
+    if len(data) > MAX_SOURCE:
+        raise TaskError(f"{path}: {len(data)} bytes; a task file has at most {MAX_SOURCE}")
+    try:
+        source = data.decode()
+        names = [name for name in suites.names() if suites.get(name).recognises(source)]
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise TaskError(f"{path}{f':{line}' if line else ''}: {error.__class__.__name__}: {error}") from error
+    if not names:
+        raise TaskError(
+            f"{path}: no task found; define KernelBench's `class Model` with `get_inputs()`, "
+            "or decorate a function or module with `kernelmill.task`"
+        )
+    return source, names[0] if "native" not in names else "native"
+
+
+@dataclass(frozen=True)
+class ReferencePolicy:
+    """What a cell that runs the task file may do."""
+
+    readable: tuple[Path, ...]
+    writable: tuple[Path, ...] = ()
+    memory_bytes: int = 12 * 2**30
+
+    def policy(self, *, processes: bool) -> Policy:
+        """For the oracle, or with `processes` for a baseline that compiles."""
+        return Policy(
+            readable=self.readable,
+            writable=self.writable if processes else (),
+            processes=processes,
+            memory_bytes=self.memory_bytes,
+            cpu_seconds=1800,
+        )
+
+
+class ReferenceCell:
+    """The task file, loaded in a cell of its own and set up for one workload."""
+
+    def __init__(self, server: Server, source: str, suite: str, path: str, policy: Policy) -> None:
+        self.path = path
+        self.cell: Cell = server.spawn(policy)
+        self.cell.ask("role", module="kernelmill.evaluate.oracle")
+        self.declared = self._ask("reference", source=source, suite=suite, name=Path(path).name)
+
+    def _ask(self, do: str, limit_s: float = 300.0, **fields: Any) -> dict[str, Any]:
+        try:
+            return self.cell.ask(do, limit_s, **fields)
+        except StageError as error:
+            raise TaskError(f"{self.path}: the reference fails: {error}") from error
+
+    def setup(self, axes: dict[str, int], contract: Contract, mode: str = "eager", seed: int = 0) -> Signature:
+        """Build it for one workload.
+
+        Raises:
+            TaskError: It raises, is not deterministic, changes its inputs unannounced, returns no tensors.
+        """
+        answer = self._ask("setup", axes=axes, seed=seed, training=contract.training, mode=mode)
+        self._refuse(answer, contract)
+        self.signature = Signature(
+            arguments=tuple(
+                TensorSpec(**a["tensor"]) if "tensor" in a else Scalar(**_scalar(a["scalar"]))
+                for a in answer["arguments"]
+            ),
+            state=tuple(TensorSpec(**s) for s in answer["state"]),
+            outputs=tuple(
+                TensorSpec(name=f"out{i}" if len(answer["outputs"]) > 1 else "out", role="output", **_output(o))
+                for i, o in enumerate(answer["outputs"])
+            ),
+            output_tree="tensor" if answer["tree"] == 0 else json.dumps(answer["tree"]),
+            tree_kinds=answer["kinds"],
+            init=json.dumps(answer["init"]) if answer["init_literal"] else "",
+        )
+        return self.signature
+
+    def _refuse(self, answer: dict[str, Any], contract: Contract) -> None:
+        for number, output in enumerate(answer["outputs"]):
+            if "type" in output:
+                raise TaskError(
+                    f"{self.path}: the reference returns a {output['type']} as output {number}; a tensor is right"
+                )
+            if output["dtype"] not in STORAGE:
+                raise TaskError(
+                    f"{self.path}: output {number} has dtype {output['dtype']}; known: {', '.join(STORAGE)}"
+                )
+        if not answer["outputs"]:
+            raise TaskError(f"{self.path}: the reference returns nothing; at least one tensor is right")
+        if not answer["deterministic"]:
+            raise TaskError(
+                f"{self.path}: the reference is not deterministic: two calls on the same inputs differ; "
+                "seed or remove its randomness (dropout in train mode?)"
+            )
+        names = [a["tensor"]["name"] for a in answer["arguments"] if "tensor" in a]
+        for position in answer["changed"]:
+            if names[position] not in contract.mutates:
+                raise TaskError(
+                    f"{self.path}: the reference changes its input {names[position]!r} in place; "
+                    f"declare it (mutates=({names[position]!r},)) or write it without"
+                )
+
+    def given(self, seed: int) -> list[HostTensor]:
+        """Inputs from the task's own generator and a fresh state, in the order of `signature.tensors`."""
+        answer = self._ask("draw", seed=seed)
+        drawn = []
+        for spec, found in zip(self.signature.tensors, answer["tensors"], strict=True):
+            if tuple(found["shape"]) != spec.shape or found["dtype"] != spec.dtype:
+                raise TaskError(
+                    f"{self.path}: input {spec.name!r} is {found['dtype']}{found['shape']} with one seed and "
+                    f"{spec.dtype}{list(spec.shape)} with another; shapes must not depend on chance"
+                )
+            tensor = empty_tensor(spec.model_copy(update={"stride": tuple(found["stride"])}))
+            read_memory(self.cell.pid, found["address"], tensor.storage)
+            drawn.append(tensor)
+        return drawn
+
+    def side(self, limit_s: float = 300.0) -> Side:
+        """The reference as one side of a timing, or as the oracle."""
+        side = Side(self.cell, self.signature, limit_s)
+        side.bind()
+        self._ask("attach")
+        return side
+
+    def double(self, side: Side) -> list[Array]:
+        """fp64 results on what `side` has loaded, one float64 (or exact integer) array an output.
+
+        Raises:
+            TaskError: The reference does not run in float64.
+        """
+        answer = self._ask("double")
+        side.cell.returned = answer
+        results = []
+        for output in answer["outputs"]:
+            spec = TensorSpec(name="out", role="output", **_output(output))
+            tensor = empty_tensor(spec)
+            read_memory(self.cell.pid, output["address"], tensor.storage)
+            results.append(np.ascontiguousarray(tensor.view))
+        return results
+
+    def flops(self) -> float:
+        """Matrix and convolution arithmetic of one call on what is bound; 0 where it cannot be counted."""
+        try:
+            return float(self.cell.ask("cost", 120.0)["flops"])
+        except LaunchError:
+            return 0.0
+
+    def trace(self) -> str:
+        """JSON of the graph for the embedded proposer. Raises TaskError where it cannot be traced."""
+        return str(self._ask("trace")["graph"])
+
+    def close(self) -> None:
+        """End the cell."""
+        self.cell.close()
+
+
+def _output(described: dict[str, Any]) -> dict[str, Any]:
+    return {k: described[k] for k in ("shape", "stride", "dtype")}
+
+
+def _scalar(described: dict[str, Any]) -> dict[str, Any]:
+    value = described["value"]
+    return {"name": described["name"], "value": tuple(value) if isinstance(value, list) else value}
+
+
+def load_task(server: Server, path: Path, policy: ReferencePolicy, workloads: Sequence[str] = ()) -> Task:
+    """Read a task file; its reference runs once per workload, confined.
+
+    Args:
+        workloads: Only these; empty for all.
+
+    Raises:
+        TaskError: The file or its reference is unusable; the message says what was wrong and what would be right.
+    """
+    source, suite = read_task_file(path)
+    cell = ReferenceCell(server, source, suite, str(path), policy.policy(processes=False))
+    try:
+        declared = cell.declared
+        contract = _contract(path, declared["contract"])
+        unknown = sorted(set(workloads) - set(declared["workloads"]))
+        if unknown:
+            raise TaskError(f"{path}: no workload {unknown[0]!r}; there are: {', '.join(declared['workloads'])}")
+        return Task(
+            name=declared["name"] or path.stem,
+            path=str(path),
+            source=source,
+            suite=suite,
+            workloads=tuple(
+                Workload(name=name, axes=axes, signature=cell.setup(axes, contract))
+                for name, axes in declared["workloads"].items()
+                if not workloads or name in workloads
+            ),
+            axes={n: Axis(low=low, high=high, multiple=m) for n, (low, high, m) in declared["axes"].items()},
+            contract=contract,
+            doc=declared["doc"],
+        )
+    finally:
+        cell.close()
+
+
+def _contract(path: Path, fields: dict[str, Any]) -> Contract:
+    try:
+        return Contract.model_validate(fields)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        raise TaskError(f"{path}: the contract is wrong: {' '.join(lines[1:3])}") from error
