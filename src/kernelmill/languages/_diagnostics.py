@@ -21,7 +21,7 @@ def trim(text: str, defined: list[str]) -> str:
         defined: Names the file declares as extern "C", for the message about a missing kernel.
     """
     blocks = _blocks(text)
-    shown = [_render(block, defined) for block in blocks[:3]]
+    shown = [text for block in blocks[:3] if (text := _render(block, defined))]
     if undefined := list(dict.fromkeys(name.strip("`'\" ") for name in _UNDEFINED.findall(text))):
         shown.append("used but defined nowhere: " + ", ".join(undefined[:5]))
     if not shown:
@@ -66,6 +66,8 @@ def _render(block: list[str], defined: list[str]) -> str:
             name = missing[1] or missing[2]
             found = ", ".join(defined) or "none"
             return f'the launch calls {name}, which the file does not define; extern "C" functions found: {found}'
+        if "static assertion" not in message and "static_assert" not in message:
+            return "" if "template argument" in message else message  # template arguments: the echo of an error shown
         return re.sub(r"static assertion failed(?: due to requirement .*?)?: ", "", message).strip("\"' ")
     if not _is_source(head["file"]):
         return f"in a system header: {message[:300]}"

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ _C_TYPES: dict[str, Any] = {
     "float": ctypes.c_double,
     "bool": ctypes.c_bool,
 }
+
+Allocator = Callable[[Sequence[int], Sequence[int], torch.dtype], torch.Tensor]
+"""Sizes, strides in elements and dtype -> an uninitialised tensor."""
 
 
 class SpecialisedError(ValueError):
@@ -40,7 +44,7 @@ class NativeCallable:
         for name in json.loads(payload["operators"]):
             _check_operator(name)
         kernels = {n: self._kernel(n, kinds) for n, kinds in json.loads(payload["kernels"]).items()}
-        names = {**_NAMES, **kernels, "tick": self._tick, "__builtins__": {}}
+        self._names = names = {**_NAMES, **kernels, "tick": self._tick, "__builtins__": {}}
         exec(compile(payload["launch"], "<launch>", "exec"), names)
         self._names = names
         self._launch: Callable[..., tuple[torch.Tensor, ...]] = names["launch"]
@@ -48,8 +52,18 @@ class NativeCallable:
 
     def __call__(self, args: Sequence[Any], state: Sequence[torch.Tensor]) -> object:
         """What the reference returns, nested as it nests it."""
-        with torch.no_grad():
-            return self._nest(self._launch(*args, *state))
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._nest(self._launch(*args, *state))
+        return self._nest(self._launch(*args, *state))
+
+    def use_allocator(self, allocate: Allocator) -> None:
+        """Make the launch's `empty` and `empty_strided` take their tensors from the caller."""
+
+        def empty(sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            return allocate(sizes, _contiguous(sizes), dtype)
+
+        self._names.update(empty=empty, empty_strided=allocate)
 
     def use_allocator(self, allocate: Callable[[Sequence[int], Sequence[int], torch.dtype], torch.Tensor]) -> None:
         """Take every buffer of the launch from `allocate(sizes, strides, dtype)`, e.g. one with red zones."""
@@ -123,8 +137,19 @@ def _check_operator(path: str) -> None:
         raise ValueError(f"{path} changes its arguments: {operator._schema}")
 
 
-def _dims(sizes: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+@lru_cache(maxsize=4096)
+def _dims(sizes: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    """An array that lives on, since making one takes longer than the call of a small kernel."""
     return (ctypes.c_int64 * max(len(sizes), 1))(*sizes)
+
+
+def _contiguous(sizes: Sequence[int]) -> list[int]:
+    strides: list[int] = []
+    step = 1
+    for size in reversed(sizes):
+        strides.append(step)
+        step *= max(size, 1)
+    return strides[::-1]
 
 
 def _empty(sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -94,10 +94,7 @@ def _match(model: torch.nn.Module, state: Sequence[Mapping[str, Any]]) -> list[t
     own = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     own = {name: tensor for name, tensor in own.items() if name in persistent}
     wanted = {str(s["name"]): tuple(s["shape"]) for s in state}
-    if own.keys() == wanted.keys():
-        chosen = [own[name] for name in wanted]
-    else:
-        chosen = list(own.values())
+    chosen = [own[name] for name in wanted] if own.keys() == wanted.keys() else list(own.values())
     shapes = [tuple(t.shape) for t in chosen]
     if shapes != list(wanted.values()):
         got = ", ".join(f"{name} {list(t.shape)}" for name, t in own.items()) or "none"

@@ -36,12 +36,11 @@ class Python(Language):
         """The source itself, once it parses and has exactly one entry point."""
         tree = _parse(candidate.source)
         entry = _entry(tree)
-        try:
-            positional = json.loads(signature.init)
-        except ValueError as exc:
-            raise BuildError(f"the task's init arguments are no JSON: {exc}") from exc
-        if not isinstance(positional, list):
-            raise BuildError(f"the task's init arguments must be a JSON list, got {signature.init[:80]!r}")
+        if entry == CLASS and not signature.init:
+            raise BuildError(
+                f"{CLASS} cannot be constructed: the reference's own constructor arguments are not plain numbers, "
+                "strings and lists; write one public function of the arguments and then the state instead"
+            )
         return Artifact(
             loader="kernelmill.languages._python_loader",
             payload={"source": candidate.source, "entry": entry, "init": signature.init},
@@ -51,7 +50,7 @@ class Python(Language):
     def template(self, signature: Signature) -> str:
         """A `ModelNew` with the constructor, the state and the `forward` of this signature."""
         names = ", ".join(item.name for item in signature.arguments)
-        init = [f"init{i}" for i in range(len(json.loads(signature.init)))]
+        init = [f"init{i}" for i in range(len(json.loads(signature.init or "[]")))]
         lines = ["import torch", "", "", f"class {CLASS}(torch.nn.Module):"]
         lines += [f"    def __init__(self{''.join(f', {name}' for name in init)}):", "        super().__init__()"]
         for spec in signature.state:
@@ -106,7 +105,9 @@ def _entry(tree: ast.Module) -> str:
             raise BuildError(f"{name} is defined {defined.count(name)} times; define it once")
     if CLASS in defined:
         return CLASS
-    named = [name for name in FUNCTIONS if name in functions] or [f for f in functions if not f.startswith("_")]
+    named: list[str] = [name for name in FUNCTIONS if name in functions] or [
+        f for f in functions if not f.startswith("_")
+    ]
     if len(named) == 1:
         return named[0]
     found = ", ".join([f"class {c}" for c in classes] + [f"def {f}" for f in functions]) or "neither class nor function"
