@@ -129,7 +129,8 @@ class Draw:
 
 def _normal(draw: Draw) -> Reals:
     scale = draw.facts.scale * draw.factor(3)
-    return draw.normals() * scale + scale * draw.rng.uniform(-1, 1)
+    values: Reals = draw.normals() * scale + scale * draw.rng.uniform(-1, 1)
+    return values
 
 
 def _uniform(draw: Draw) -> Reals:
@@ -152,13 +153,15 @@ def _offset(draw: Draw) -> Reals:
     """A common offset that costs half of the significant bits (2**12 deviations in fp32)."""
     scale = draw.facts.scale * draw.factor(1)
     ratio = min(UNIT_ROUNDOFF[draw.dtype] ** -0.5, 2.0**13)
-    return draw.normals() * scale + draw.sign() * scale * ratio
+    values: Reals = draw.normals() * scale + draw.sign() * scale * ratio
+    return values
 
 
 def _near_constant(draw: Draw) -> Reals:
     """A value whose relative variation is the root of the unit roundoff: E[x^2] - E[x]^2 has no digit left."""
     value = draw.sign() * draw.facts.scale * draw.factor(2)
-    return value * (1 + draw.normals() * max(UNIT_ROUNDOFF[draw.dtype] ** 0.5, 2.0**-13))
+    values: Reals = value * (1 + draw.normals() * max(UNIT_ROUNDOFF[draw.dtype] ** 0.5, 2.0**-13))
+    return values
 
 
 def _spike(draw: Draw) -> Reals:
@@ -173,9 +176,10 @@ def _spike(draw: Draw) -> Reals:
 def _integers(draw: Draw) -> Reals:
     """Exact small integers; the wide tensor's are odd and need more bits than the next lower precision has."""
     if not draw.wide:
-        return np.floor(draw.uniforms() * 5) - 2
+        small: Reals = np.floor(draw.uniforms() * 5) - 2
+        return small
     top = WIDEST_INTEGER[draw.dtype]
-    odd = 2 * np.floor(draw.uniforms() * (top // 4)) + top // 2 + (top // 2 + 1) % 2
+    odd: Reals = 2 * np.floor(draw.uniforms() * (top // 4)) + top // 2 + (top // 2 + 1) % 2
     np.negative(odd, out=odd, where=draw.uniforms() < 0.5)
     return odd
 
@@ -185,7 +189,8 @@ def _zeros(draw: Draw) -> Reals:
 
 
 def _denormal(draw: Draw) -> Reals:
-    return (2 * draw.uniforms() - 1) * LEAST_NORMAL[draw.dtype]
+    values: Reals = (2 * draw.uniforms() - 1) * LEAST_NORMAL[draw.dtype]
+    return values
 
 
 def _nonfinite(draw: Draw) -> Reals:

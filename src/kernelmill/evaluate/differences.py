@@ -1,0 +1,62 @@
+"""Differences from the fp64 oracle, measured in passes over chunks that stay in cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernelmill.evaluate.arrays import Array, to_float64
+
+CHUNK = 32768
+"""Elements a pass: 256 KiB of doubles, half of a Zen 3 core's L2."""
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one array differs from the truth, over the elements where both are finite. Absolute, not scaled."""
+
+    largest: float
+    where: int
+    """Flat index of the largest."""
+    rms: float
+    lean: float
+    """Mean of the difference times the sign of the truth: positive where magnitudes come out too large."""
+
+
+def difference(values: Array, dtype: str, truth: Doubles) -> Difference:
+    """Compare contiguous values of a real dtype with the truth of the same size; non-finite elements are skipped."""
+    flat, right = values.reshape(-1), truth.reshape(-1)
+    largest, where, squares, lean, count = 0.0, 0, 0.0, 0.0, 0
+    for start in range(0, flat.size, CHUNK):
+        reference = right[start : start + CHUNK]
+        error = to_float64(flat[start : start + CHUNK], dtype)
+        error -= reference
+        square = float(np.dot(error, error))
+        if not np.isfinite(square):
+            error = np.where(np.isfinite(error), error, 0.0)
+            square = float(np.dot(error, error))
+        squares += square
+        lean += float(np.dot(error, np.sign(reference)))
+        count += error.size
+        np.abs(error, out=error)
+        at = int(error.argmax())
+        if error[at] > largest:
+            largest, where = float(error[at]), start + at
+    return Difference(largest, where, float(np.sqrt(squares / max(1, count))), lean / max(1, count))
+
+
+def root_mean_square(truth: Doubles) -> float:
+    """RMS over the finite elements; 0 where there are none."""
+    flat = truth.reshape(-1)
+    square = float(np.dot(flat, flat))
+    if np.isfinite(square):
+        return float(np.sqrt(square / max(1, flat.size)))
+    finite = flat[np.isfinite(flat)]
+    if finite.size == 0:
+        return 0.0
+    top = float(np.abs(finite).max()) or 1.0
+    return top * float(np.sqrt(np.mean((finite / top) ** 2)))

@@ -1,0 +1,151 @@
+"""What else the machine was doing while it measured. Linux; elsewhere the readings are None or zero."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+DELAY_GRACE_S = 50e-6
+"""Run-queue delay that every call may have: waking a few threads costs this much on an idle machine."""
+
+DELAY_SHARE = 0.03
+"""More of a call's wall time than this spent waiting for a CPU (summed over its threads) spoils the pair."""
+
+STEAL_SHARE = 0.02
+"""More of all CPUs' time than this taken by the hypervisor spoils the pair."""
+
+INTRUDER_SHARE = 0.10
+"""CPU time of another implementation's process during a call, as a share of its wall time, that spoils the pair."""
+
+
+def load() -> float:
+    """Load average over the last minute."""
+    return os.getloadavg()[0]
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Logical CPUs this process may run on, sorted."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def pin(pid: int, cores: Iterable[int]) -> None:
+    """Confine all present threads of a process to some CPUs; 0 is this process."""
+    wanted = set(cores)
+    for task in _tasks(pid):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(task, wanted)
+
+
+def huge_pages() -> str:
+    """Policy of transparent huge pages: `always`, `madvise`, `never`, or empty where there are none."""
+    with suppress(OSError):
+        words = THP.read_text().split()
+        return next((word[1:-1] for word in words if word.startswith("[")), "")
+    return ""
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """CPU seconds of the whole machine since it started."""
+
+    busy_s: float
+    steal_s: float
+    total_s: float
+
+    @classmethod
+    def read(cls) -> CpuTimes:
+        """From /proc/stat, in steps of 10 ms."""
+        return cls.parse((PROC / "stat").read_text().split("\n", 1)[0], os.sysconf("SC_CLK_TCK"))
+
+    @classmethod
+    def parse(cls, line: str, ticks: int) -> CpuTimes:
+        """From the line `cpu user nice system idle iowait irq softirq steal ...`; guest time is part of user time."""
+        values = [int(word) / ticks for word in line.split()[1:9]]
+        values += [0.0] * (8 - len(values))
+        idle = values[3] + values[4]
+        return cls(busy_s=sum(values) - idle - values[7], steal_s=values[7], total_s=sum(values))
+
+
+def steal_share(before: CpuTimes, after: CpuTimes) -> float:
+    """Share of CPU time between two readings that the hypervisor took; 0 where no time passed."""
+    total = after.total_s - before.total_s
+    return (after.steal_s - before.steal_s) / total if total > 0 else 0.0
+
+
+def foreign_cores(before: CpuTimes, after: CpuTimes, own_s: float) -> float:
+    """CPUs that others kept busy between two readings, given the CPU seconds of our own processes."""
+    cores = len(usable_cores()) or 1
+    wall = (after.total_s - before.total_s) / (os.cpu_count() or cores)
+    return max(0.0, after.busy_s - before.busy_s - own_s) / wall if wall > 0 else 0.0
+
+
+def run_delay_s(pid: int) -> float | None:
+    """Seconds that a process's present threads have waited on a run queue; exact, in nanosecond steps.
+
+    None where the process is gone or the kernel keeps no scheduler statistics.
+    """
+    total, seen = 0, False
+    for task in _tasks(pid):
+        with suppress(OSError, IndexError, ValueError):
+            total += int((PROC / str(pid) / "task" / str(task) / "schedstat").read_text().split()[1])
+            seen = True
+    return total * 1e-9 if seen else None
+
+
+def cpu_time_s(pid: int) -> float | None:
+    """CPU seconds of all threads of another process, ended ones included; None where it is gone.
+
+    Read through the process's CPU clock, whose id is (~pid << 3) | 2 (clock_getcpuclockid in glibc).
+    """
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2) * 1e-9
+    except OSError:
+        return None
+
+
+def _tasks(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(PROC / (str(pid) if pid else "self") / "task")]
+    except OSError:
+        return []
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters around one call."""
+
+    delay_s: float
+    """Run-queue delay of the process that is called."""
+    others_s: float
+    """CPU time of the other implementations' processes."""
+    times: CpuTimes
+
+
+class Watch:
+    """Reads the counters before and after each call and tells whether it was disturbed."""
+
+    def read(self, pid: int, others: Iterable[int]) -> Reading:
+        """All counters now; what cannot be read counts as 0. Takes some 50 us with two processes of four threads."""
+        delay = run_delay_s(pid) or 0.0
+        intruders = sum(cpu_time_s(other) or 0.0 for other in others)
+        return Reading(delay, intruders, CpuTimes.read())
+
+    def disturbance(self, before: Reading, after: Reading, wall_s: float) -> str | None:
+        """Why a call between two readings does not count, or None."""
+        delay = after.delay_s - before.delay_s
+        if delay > DELAY_GRACE_S + DELAY_SHARE * wall_s:
+            return f"its threads waited {delay * 1e3:.2f} ms for a CPU in a call of {wall_s * 1e3:.2f} ms"
+        steal = steal_share(before.times, after.times)
+        if steal > STEAL_SHARE:
+            return f"the hypervisor took {steal:.0%} of the CPU time"
+        others = after.others_s - before.others_s
+        if others > DELAY_GRACE_S + INTRUDER_SHARE * wall_s:
+            return f"another implementation's process ran for {others * 1e3:.2f} ms"
+        return None
