@@ -70,10 +70,11 @@ class Compile:
             for name, text in {**texts, "main.cpp": _MAIN}.items():
                 (workdir / name).write_text(text, encoding="utf-8")
         include = ["-include-pch", str(header / "kernelmill.h.gch")] if self.compiler.kind == "clang++" else []
-        flags = [*self.compiler.flags(extra), *include, "-I", str(header), "-iquote", "."]
-        argv = [self.compiler.path, *flags, *LINK_FLAGS, "main.cpp", "-o", "kernel.so"]
-        outcome = self._run(argv, workdir, (header,), self.limits.seconds)
+        flags = [*self.compiler.flags(extra), *include, "-I", str(header)]
         library = workdir / "kernel.so"
+        # Absolute paths, since a sandbox may start the command in another folder.
+        argv = [self.compiler.path, *flags, *LINK_FLAGS, str(workdir / "main.cpp"), "-o", str(library)]
+        outcome = self._run(argv, workdir, (header,), self.limits.seconds)
         if outcome.code != 0 or not library.exists():
             raise self._failure(outcome, defined)
         return library
@@ -88,7 +89,8 @@ class Compile:
             with disk(self.cache.root):
                 (workdir / "kernelmill.h").write_text(HEADER)
                 folder.parent.mkdir(parents=True, exist_ok=True)
-            argv = [self.compiler.path, *flags, "-x", "c++-header", "kernelmill.h", "-o", "kernelmill.h.gch"]
+            text = workdir / "kernelmill.h"
+            argv = [self.compiler.path, *flags, "-x", "c++-header", str(text), "-o", f"{text}.gch"]
             outcome = self._run(argv, workdir, (), _HEADER_SECONDS)
             if outcome.code != 0:
                 raise ToolchainError(f"{self.compiler.path} does not compile the standard headers: {_tail(outcome)}")

@@ -46,7 +46,6 @@ class NativeCallable:
         kernels = {n: self._kernel(n, kinds) for n, kinds in json.loads(payload["kernels"]).items()}
         self._names = names = {**_NAMES, **kernels, "tick": self._tick, "__builtins__": {}}
         exec(compile(payload["launch"], "<launch>", "exec"), names)
-        self._names = names
         self._launch: Callable[..., tuple[torch.Tensor, ...]] = names["launch"]
         self._profiled: Callable[..., tuple[torch.Tensor, ...]] = names["launch_profiled"]
 
@@ -64,16 +63,6 @@ class NativeCallable:
             return allocate(sizes, _contiguous(sizes), dtype)
 
         self._names.update(empty=empty, empty_strided=allocate)
-
-    def use_allocator(self, allocate: Callable[[Sequence[int], Sequence[int], torch.dtype], torch.Tensor]) -> None:
-        """Take every buffer of the launch from `allocate(sizes, strides, dtype)`, e.g. one with red zones."""
-
-        def empty(sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-            strides = [math.prod(max(n, 1) for n in sizes[i + 1 :]) for i in range(len(sizes))]
-            return allocate(sizes, strides, dtype)
-
-        self._names["empty"] = empty
-        self._names["empty_strided"] = allocate
 
     def profiled(self, args: Sequence[Any], state: Sequence[torch.Tensor]) -> tuple[object, dict[str, float]]:
         """The outputs, and the seconds of every step by `Step.label`; steps of one label are added up."""
