@@ -34,6 +34,8 @@ class Request(Spec):
     group: str | None = None
     tag: str | None = None
     """Free for the searcher's own credit assignment."""
+    remeasure: bool = False
+    """Measure the one parent again instead of asking the operator: less noise, no new candidate."""
 
 
 class Asked(Spec):
@@ -72,6 +74,13 @@ class Closed(Spec):
     kind: Literal["closed"] = "closed"
     request: str
     seconds: float = 0.0
+    """Wall time from asked to closed."""
+    elapsed: float = 0.0
+    """Seconds the run had been at work by then; pauses between stop and resume do not count."""
+    dollars: float = 0.0
+    """What the operator's answer cost."""
+    tokens: int = 0
+    """Tokens the operator's answer took, prompt and reply."""
     error: str = ""
     """Why the operator gave nothing, where it gave nothing."""
 
@@ -82,6 +91,8 @@ class Promoted(Spec):
     kind: Literal["promoted"] = "promoted"
     candidate: str
     held: bool
+    evidence: str = ""
+    """Blob that holds the promotion's evaluation as JSON; never shown to searchers or operators."""
 
 
 class Lost(Spec):

@@ -15,6 +15,7 @@ from kernelmill.schema import (
     Event,
     Measured,
     Passed,
+    Promoted,
     Proposed,
     Request,
 )
@@ -53,6 +54,8 @@ class Searcher(ABC):
         self.evaluations: dict[str, Evaluation] = {}
         self.scores: dict[str, float] = {}
         """Objective of every candidate that passed."""
+        self.refuted: set[str] = set()
+        """Candidates that did not hold at promotion; they are never best again."""
 
     @abstractmethod
     def plan(self, room: int, rng: Random) -> Sequence[Request]:
@@ -70,10 +73,13 @@ class Searcher(ABC):
             case Measured(candidate=candidate_id, evaluation=evaluation):
                 self.evaluations[candidate_id] = evaluation
                 score = speedup(evaluation)
-                if score is not None:
+                if score is not None and candidate_id not in self.refuted:
                     self.scores[candidate_id] = score
             case Closed(request=request_id):
                 self.open.discard(request_id)
+            case Promoted(candidate=candidate_id, held=False):
+                self.refuted.add(candidate_id)
+                self.scores.pop(candidate_id, None)
 
     def done(self) -> Stop | None:
         """Its own rule for giving up; budgets live outside."""
