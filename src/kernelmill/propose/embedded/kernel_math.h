@@ -1,0 +1,203 @@
+// Single-precision functions that vectorise on any ISA: branch-free, no table, no intrinsic, full semantics
+// (NaN propagates, overflow gives infinity, results underflow gradually). Coefficients are minimax fits made for
+// this file (Lawson-weighted least squares in double, coefficients rounded one by one); the errors given are the
+// largest seen over dense sweeps against double precision. A printer copies only the sections a kernel uses.
+// A section starts with `//: name` and lists the sections it needs.
+
+//: bits
+static inline int32_t to_bits(float x) { int32_t i; __builtin_memcpy(&i, &x, 4); return i; }
+static inline float from_bits(int32_t i) { float x; __builtin_memcpy(&x, &i, 4); return x; }
+static inline float power_of_two(int32_t n) { return from_bits((int32_t)((uint32_t)(n + 127) << 23)); }  // -126..127
+
+//: exp bits
+static inline float vec_exp(float x) {  // 1 ulp
+  float c = x > 89.0f ? 89.0f : x;  // exp(89) is infinity, exp(-104) is zero; a NaN passes both comparisons
+  c = c < -104.0f ? -104.0f : c;
+  const float t = c * 1.442695041f + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer, kept in the low bits
+  const float n = t - 12582912.0f;
+  float r = __builtin_fmaf(n, -0.693145752f, c);
+  r = __builtin_fmaf(n, -1.42860677e-6f, r);
+  float p = 1.382013550e-3f;
+  p = __builtin_fmaf(p, r, 8.368685842e-3f);
+  p = __builtin_fmaf(p, r, 4.166827351e-2f);
+  p = __builtin_fmaf(p, r, 1.666652113e-1f);
+  p = __builtin_fmaf(p, r, 4.999999404e-1f);
+  p = __builtin_fmaf(p, r * r, r) + 1.0f;
+  const int32_t k = (int32_t)((uint32_t)to_bits(t) - 0x4B400000u);
+  const int32_t half = k >> 1;  // two factors, so that 2^128 and denormals come out right
+  return p * from_bits((int32_t)((uint32_t)(half + 127) << 23)) * from_bits((int32_t)((uint32_t)(k - half + 127) << 23));
+}
+
+//: expm1 bits
+static inline float vec_expm1(float x) {
+  float c = x > 89.0f ? 89.0f : x;
+  c = c < -18.0f ? -18.0f : c;  // expm1(-18) rounds to -1
+  const float t = c * 1.442695041f + 12582912.0f;
+  const float n = t - 12582912.0f;
+  float r = __builtin_fmaf(n, -0.693145752f, c);
+  r = __builtin_fmaf(n, -1.42860677e-6f, r);
+  float p = 1.9944255e-4f;
+  p = __builtin_fmaf(p, r, 1.393268583e-3f);
+  p = __builtin_fmaf(p, r, 8.333208039e-3f);
+  p = __builtin_fmaf(p, r, 4.166648909e-2f);
+  p = __builtin_fmaf(p, r, 1.666666716e-1f);
+  p = __builtin_fmaf(p, r, 0.5f);
+  p = __builtin_fmaf(p, r * r, r);
+  const int32_t k = (int32_t)((uint32_t)to_bits(t) - 0x4B400000u);
+  const float s = from_bits((int32_t)((uint32_t)(k + 126) << 23));  // half of 2^n: 2^128 would overflow too early
+  const float y = __builtin_fmaf(p, s, s - 0.5f);
+  return n == 0.0f ? p : y + y;
+}
+
+//: log bits
+static inline float vec_log(float x) {
+  const bool tiny = x < 1.17549435e-38f;  // denormals are scaled into the normal range
+  const float scaled = tiny ? x * 8388608.0f : x;
+  const int32_t i = to_bits(scaled);
+  const int32_t e = (int32_t)((uint32_t)i - 0x3f400000u) & (int32_t)0xff800000;  // mantissa in [0.75, 1.5)
+  const float f = from_bits((int32_t)((uint32_t)i - (uint32_t)e)) - 1.0f;
+  const float n = (float)(e >> 23) - (tiny ? 23.0f : 0.0f);
+  const float z = f * f;
+  float p = 3.762928024e-2f;
+  p = __builtin_fmaf(p, f, -9.109634906e-2f);
+  p = __builtin_fmaf(p, f, 1.169805527e-1f);
+  p = __builtin_fmaf(p, f, -1.272824109e-1f);
+  p = __builtin_fmaf(p, f, 1.427668780e-1f);
+  p = __builtin_fmaf(p, f, -1.665531546e-1f);
+  p = __builtin_fmaf(p, f, 1.999958158e-1f);
+  p = __builtin_fmaf(p, f, -2.500016391e-1f);
+  p = __builtin_fmaf(p, f, 3.333334029e-1f);
+  float y = __builtin_fmaf(n, 1.42860677e-6f, p * f * z);
+  y = __builtin_fmaf(-0.5f, z, y) + f;
+  y = __builtin_fmaf(n, 0.693145752f, y);
+  y = x == INFINITY ? x : y;
+  y = x > 0.0f ? y : NAN;
+  return x == 0.0f ? -INFINITY : y;
+}
+
+//: log1p bits
+static inline float vec_log1p(float x) {
+  const float u = x + 1.0f;
+  const int32_t e = (int32_t)((uint32_t)to_bits(u) - 0x3f400000u) & (int32_t)0xff800000;
+  const float scale = from_bits((int32_t)(0x40800000u - (uint32_t)e));  // 4 * 2^-n: exact, never denormal
+  const float scaled = from_bits((int32_t)((uint32_t)to_bits(x) - (uint32_t)e));  // x * 2^-n
+  const float f = __builtin_fmaf(0.25f, scale, -1.0f) + scaled;  // (1 + x) * 2^-n - 1, without rounding 1 + x
+  const float n = (float)(e >> 23);
+  const float z = f * f;
+  float p = 3.762928024e-2f;
+  p = __builtin_fmaf(p, f, -9.109634906e-2f);
+  p = __builtin_fmaf(p, f, 1.169805527e-1f);
+  p = __builtin_fmaf(p, f, -1.272824109e-1f);
+  p = __builtin_fmaf(p, f, 1.427668780e-1f);
+  p = __builtin_fmaf(p, f, -1.665531546e-1f);
+  p = __builtin_fmaf(p, f, 1.999958158e-1f);
+  p = __builtin_fmaf(p, f, -2.500016391e-1f);
+  p = __builtin_fmaf(p, f, 3.333334029e-1f);
+  float y = __builtin_fmaf(n, 1.42860677e-6f, p * f * z);
+  y = __builtin_fmaf(-0.5f, z, y) + f;
+  y = __builtin_fmaf(n, 0.693145752f, y);
+  y = x == INFINITY ? x : y;
+  y = x > -1.0f ? y : NAN;
+  return x == -1.0f ? -INFINITY : y;
+}
+
+//: expm1_small bits
+// expm1 for -100 < c < 80: a plain power of two and no special case.
+static inline float vec_expm1_small(float c) {
+  const float t = c * 1.442695041f + 12582912.0f;
+  const float n = t - 12582912.0f;
+  float r = __builtin_fmaf(n, -0.693145752f, c);
+  r = __builtin_fmaf(n, -1.42860677e-6f, r);
+  float p = 1.9944255e-4f;
+  p = __builtin_fmaf(p, r, 1.393268583e-3f);
+  p = __builtin_fmaf(p, r, 8.333208039e-3f);
+  p = __builtin_fmaf(p, r, 4.166648909e-2f);
+  p = __builtin_fmaf(p, r, 1.666666716e-1f);
+  p = __builtin_fmaf(p, r, 0.5f);
+  p = __builtin_fmaf(p, r * r, r);
+  const int32_t k = (int32_t)((uint32_t)to_bits(t) - 0x4B400000u);
+  const float s = from_bits((int32_t)((uint32_t)(k + 127) << 23));
+  return __builtin_fmaf(p, s, s - 1.0f);
+}
+
+//: tanh bits expm1_small
+static inline float vec_tanh(float x) {  // e / (e + 2) with e = expm1(2 |x|): no cancellation near 0 or 1
+  float a = __builtin_fabsf(x);
+  a = a > 10.0f ? 10.0f : a;  // tanh(10) rounds to 1
+  const float e = vec_expm1_small(a + a);
+  return __builtin_copysignf(e / (e + 2.0f), x);
+}
+
+//: erf bits expm1_small
+static inline float vec_erf(float x) {  // -expm1(-g) with g = -log(erfc(|x|)), which a polynomial follows well
+  float a = __builtin_fabsf(x);
+  a = a > 3.93f ? 3.93f : a;  // erf(3.93) rounds to 1
+  float h = 4.054760575e-05f;
+  h = __builtin_fmaf(h, a, -3.797666577e-04f);
+  h = __builtin_fmaf(h, a, 1.248183660e-03f);
+  h = __builtin_fmaf(h, a, 2.106290631e-04f);
+  h = __builtin_fmaf(h, a, -1.932511106e-02f);
+  h = __builtin_fmaf(h, a, 1.028155312e-01f);
+  h = __builtin_fmaf(h, a, 6.366163492e-01f);
+  h = __builtin_fmaf(h, a, 1.283792108e-01f);
+  const float g = __builtin_fmaf(a, h, a);
+  return __builtin_copysignf(-vec_expm1_small(-g), x);
+}
+
+//: max_nan
+// The larger of two; a NaN wins, as in PyTorch.
+template <class T> static inline T max_nan(T a, T b) { return a > b || a != a ? a : b; }
+#pragma omp declare reduction(max_nan : float : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
+#pragma omp declare reduction(max_nan : double : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
+
+//: min_nan
+// The smaller of two; a NaN wins, as in PyTorch.
+template <class T> static inline T min_nan(T a, T b) { return a < b || a != a ? a : b; }
+#pragma omp declare reduction(min_nan : float : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
+#pragma omp declare reduction(min_nan : double : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
+
+//: sign
+template <class T> static inline T sign_of(T x) { return (T)((T(0) < x) - (x < T(0))); }
+
+//: remainder
+// The remainder with the sign of the divisor, as in Python.
+static inline float remainder_floor(float a, float b) { float r = std::fmod(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
+static inline double remainder_floor(double a, double b) { double r = std::fmod(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
+template <class T> static inline T remainder_floor(T a, T b) { T r = a % b; return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
+
+//: stream
+// Copy past the cache, where the machine can: for outputs that nobody reads soon.
+static inline void stream_out(float* to, const float* from, int64_t n) {
+  int64_t i = 0;
+#ifdef __AVX__
+  for (; i < n && ((uintptr_t)(to + i) & 31); i++) to[i] = from[i];
+  for (; i + 8 <= n; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+  _mm_sfence();
+#endif
+  for (; i < n; i++) to[i] = from[i];
+}
+
+//: bfloat16 bits
+static inline float bfloat16_to_float(uint16_t x) { return from_bits((int32_t)((uint32_t)x << 16)); }
+static inline uint16_t float_to_bfloat16(float x) {  // to nearest, ties to even
+  const uint32_t i = (uint32_t)to_bits(x);
+  return x != x ? 0x7fc0 : (uint16_t)((i + 0x7fff + ((i >> 16) & 1)) >> 16);
+}
+
+//: float16 bits
+static inline float half_to_float(uint16_t x) {
+  const uint32_t magnitude = x & 0x7fffu;
+  const float normal = from_bits((int32_t)((magnitude << 13) + 0x38000000u));
+  const float denormal = (float)(int32_t)magnitude * 5.9604645e-8f;  // 2^-24
+  const float special = from_bits((int32_t)((magnitude << 13) | 0x7f800000u));
+  const float y = magnitude < 0x400u ? denormal : magnitude < 0x7c00u ? normal : special;
+  return (x & 0x8000u) ? -y : y;
+}
+static inline uint16_t float_to_half(float x) {  // to nearest, ties to even
+  const uint32_t i = (uint32_t)to_bits(x), sign = (i >> 16) & 0x8000u, magnitude = i & 0x7fffffffu;
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
+  const uint32_t denormal = (uint32_t)to_bits(from_bits((int32_t)magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t y = magnitude > 0x7f800000u ? 0x7e00u : magnitude >= 0x477ff000u ? 0x7c00u
+                     : magnitude < 0x38800000u ? denormal : normal;
+  return (uint16_t)(sign | y);
+}
