@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from kernelmill.schema import Interval
@@ -74,7 +75,7 @@ def estimate(log_ratios: Sequence[float], level: float = 0.05) -> Estimate:
 def _drift_factor(values: Sequence[float], mean: float, squares: float) -> float:
     if len(values) < 12 or squares == 0:
         return 1.0
-    lagged = sum((a - mean) * (b - mean) for a, b in zip(values, values[1:], strict=False)) / squares
+    lagged = sum((a - mean) * (b - mean) for a, b in pairwise(values)) / squares
     # The estimate of r is biased by about -1/n and has a deviation of 1/sqrt(n); less than that is chance.
     likeness = min(0.9, lagged + 1 / len(values))
     return math.sqrt((1 + likeness) / (1 - likeness)) if likeness > 1 / math.sqrt(len(values)) else 1.0

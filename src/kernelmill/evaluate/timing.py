@@ -1,0 +1,314 @@
+"""Paired, interleaved timing of a candidate against baselines, every call on fresh content and verified."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from kernelmill.evaluate.arrays import HostTensor
+from kernelmill.evaluate.machine import Reading, Watch
+from kernelmill.evaluate.roofline import Floor, implausible
+from kernelmill.evaluate.statistics import Plan, interval
+from kernelmill.schema import Comparison, Failed, Inconclusive
+
+if TYPE_CHECKING:
+    from kernelmill.evaluate.cells import Call
+
+CALIBRATION_ROUNDS = 5
+CLOCK_GRACE_S = 100e-6
+CLOCK_SHARE = 0.10
+LEAST_TIME_S = 1e-7
+DROPPED_PER_PAIR = 3
+"""A measurement ends when it has dropped this many times the pairs that were planned."""
+
+
+class Side(Protocol):
+    """One process that runs one implementation on one workload."""
+
+    @property
+    def pid(self) -> int:
+        """For the machine's counters."""
+
+    def load(self, tensors: Sequence[HostTensor]) -> None:
+        """Write arguments, then state, in place at the same addresses. The process must not run before `call`."""
+
+    def call(self) -> Call:
+        """One call, timed by the parent around the handshake. Raises StageError where it does not return."""
+
+    def null_call(self) -> float:
+        """Seconds of the same handshake that runs nothing."""
+
+    def outputs(self) -> list[HostTensor]:
+        """What the last call returned, as it was on return. Raises StageError for damage."""
+
+
+class Content(Protocol):
+    """Where fresh content comes from: `content.ContentSource`."""
+
+    def fresh(self, index: int) -> Sequence[HostTensor]:
+        """Arguments, then state, of one round."""
+
+
+Verify = Callable[[Sequence[HostTensor], list[HostTensor], list[HostTensor], int], "Failed | None"]
+"""(content, the candidate's outputs, the first baseline's, index of the content) -> what is wrong, or None."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how well to measure."""
+
+    plan: Plan
+    seconds: float
+    """Wall time for the whole comparison; reached, what there is must do."""
+    llc: Literal["cold", "warm"] = "cold"
+    floor: Floor | None = None
+    """Faster than this device can be is a failure."""
+    warmup: int = 1
+    """Rounds that are verified but not counted."""
+    first: int = 0
+    """Index of the first content; a second comparison in the same processes starts where the first ended."""
+
+    @classmethod
+    def screening(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
+        """At most 6 pairs: is it worth more?"""
+        return cls(Plan((4, 6), half_width=0.02, on_verdict=True), 10.0, llc, floor)
+
+    @classmethod
+    def full(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
+        """Up to 40 pairs, until the speed-up is known to 0.5 %."""
+        return cls(Plan((8, 12, 18, 26, 40)), 20.0, llc, floor)
+
+    @classmethod
+    def promotion(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
+        """30 to 80 pairs."""
+        return cls(Plan((30, 40, 56, 80)), 60.0, llc, floor, warmup=2)
+
+
+class Flusher:
+    """Displaces the last-level cache by reading a static buffer of random data, twice its size."""
+
+    def __init__(self, llc_bytes: int) -> None:
+        count = max(1, 2 * llc_bytes // 8)
+        # Random, since constant lines can be compressed or shared; twice, since no replacement policy is exact.
+        self._buffer = np.random.Generator(np.random.SFC64()).integers(0, 2**63, count, dtype=np.int64)
+
+    def __call__(self) -> None:
+        self._buffer.max()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The instruments; tests inject their own. Make one per evaluation: the flush buffer takes 0.1 s to fill."""
+
+    flush: Callable[[], None]
+    watch: Watch = field(default_factory=Watch)
+    clock: Callable[[], float] = time.monotonic
+
+    @classmethod
+    def for_cache(cls, llc_bytes: int) -> Bench:
+        """For a last-level cache of that size."""
+        return cls(Flusher(llc_bytes))
+
+
+@dataclass
+class _Pairs:
+    """What was measured against one baseline, kept pairs only."""
+
+    candidate: list[Call] = field(default_factory=list)
+    baseline: list[Call] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    done: bool = False
+
+    def log_ratios(self, null_s: float) -> list[float]:
+        """log(baseline / candidate) of each pair, handshake subtracted."""
+        ours, theirs = _times(self.candidate, null_s), _times(self.baseline, null_s)
+        return [float(np.log(b / a)) for a, b in zip(ours, theirs, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    call: Call
+    disturbed: str | None
+
+
+def _times(calls: Sequence[Call], null_s: float) -> list[float]:
+    return [max(call.wall_s - null_s, LEAST_TIME_S) for call in calls]
+
+
+def compare(
+    candidate: Side, baselines: dict[str, Side], content: Content, verify: Verify, limits: Limits, bench: Bench
+) -> dict[str, Comparison] | Failed | Inconclusive:
+    """Time a candidate against baselines.
+
+    A round gives all sides the same fresh content, each in its own process: candidate first, then the
+    baselines; the next round in reverse, so that what drifts linearly cancels (ABBA). Each call is preceded by
+    a flush of the last-level cache (`cold`). Every round, warm-up included, is verified; rounds are counted
+    unless the machine was disturbed. The handshake's cost is measured on the baselines only, since a
+    candidate could slow its own down, and subtracted from all. A baseline is done when the plan says so.
+
+    The clock is the parent's. What a child says of its own time is compared with it: a candidate whose two
+    clocks differ unlike the baseline's, by over 10 % and 100 us, works outside of the call or forges its clock.
+
+    Args:
+        candidate: Loaded and bound.
+        baselines: By name; the first is the one whose outputs go to `verify` (eager).
+        content: Fresh arguments for each round.
+        verify: Stops the comparison at the first difference.
+        limits: When to stop, cache state, floor.
+        bench: Flush, machine counters, clock.
+
+    Returns:
+        One comparison per baseline; or why the candidate fails; or why no number was had.
+
+    Raises:
+        StageError: A side crashed, hung, or damaged memory.
+        ValueError: No baseline.
+    """
+    if not baselines:
+        raise ValueError("a comparison needs at least one baseline, got none")
+    session = _Session(candidate, baselines, content, verify, limits, bench)
+    failed = session.run()
+    return failed or session.result()
+
+
+class _Session:
+    """One comparison under way."""
+
+    def __init__(
+        self,
+        candidate: Side,
+        baselines: dict[str, Side],
+        content: Content,
+        verify: Verify,
+        limits: Limits,
+        bench: Bench,
+    ) -> None:  # fmt: skip
+        self.sides: dict[str, Side] = {"": candidate, **baselines}
+        self.native = next(iter(baselines))
+        self.content, self.verify, self.limits, self.bench = content, verify, limits, bench
+        self.pairs = {name: _Pairs() for name in baselines}
+        self.nulls: list[float] = []
+
+    @property
+    def null_s(self) -> float:
+        """Median cost of the handshake."""
+        return median(self.nulls)
+
+    def run(self) -> Failed | None:
+        """All rounds, until every baseline is done, time is up, or something is wrong."""
+        end = self.bench.clock() + self.limits.seconds
+        most = self.limits.plan.looks[-1] * (1 + DROPPED_PER_PAIR)
+        for number in range(self.limits.warmup + most):
+            counted = number >= self.limits.warmup
+            failed = self._round(number, counted=counted)
+            if failed:
+                return failed
+            if counted and (all(p.done for p in self.pairs.values()) or self.bench.clock() > end):
+                break
+        return None
+
+    def _round(self, number: int, *, counted: bool) -> Failed | None:
+        index = self.limits.first + number
+        tensors = self.content.fresh(index)
+        # The first baseline always runs: its outputs are what the candidate is verified against.
+        names = [n for n in self.sides if n in ("", self.native) or not self.pairs[n].done]
+        order = names if number % 2 == 0 else names[::-1]
+        timed: dict[str, _Timed] = {}
+        outputs: dict[str, list[HostTensor]] = {}
+        for name in order:
+            timed[name] = self._timed_call(name, tensors)
+            if name in ("", self.native):
+                outputs[name] = self.sides[name].outputs()
+        if len(self.nulls) < CALIBRATION_ROUNDS or number % 4 == 0:
+            self._calibrate(names[1:])
+        failed = self.verify(tensors, outputs[""], outputs[self.native], index)
+        if failed is None and counted:
+            for name in names[1:]:
+                self._count(self.pairs[name], timed[""], timed[name])
+        return failed
+
+    def _timed_call(self, name: str, tensors: Sequence[HostTensor]) -> _Timed:
+        side = self.sides[name]
+        others = [other.pid for key, other in self.sides.items() if key != name]
+        side.load(tensors)
+        self._make_cold()
+        before: Reading = self.bench.watch.read(side.pid, others)
+        call = side.call()
+        after = self.bench.watch.read(side.pid, others)
+        return _Timed(call, self.bench.watch.disturbance(before, after, call.wall_s))
+
+    def _make_cold(self) -> None:
+        if self.limits.llc == "cold":
+            self.bench.flush()
+
+    def _calibrate(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._make_cold()
+            self.nulls.append(self.sides[name].null_call())
+
+    def _count(self, pairs: _Pairs, ours: _Timed, theirs: _Timed) -> None:
+        disturbed = ours.disturbed or theirs.disturbed
+        if pairs.done:
+            return
+        if disturbed:
+            pairs.dropped[disturbed] += 1
+            return
+        pairs.candidate.append(ours.call)
+        pairs.baseline.append(theirs.call)
+        count = len(pairs.candidate)
+        looks = self.limits.plan.looks
+        pairs.done = count >= looks[-1] or (
+            count in looks and self.limits.plan.enough(pairs.log_ratios(self.null_s))
+        )  # fmt: skip
+
+    def result(self) -> dict[str, Comparison] | Failed | Inconclusive:
+        """The numbers, once the rounds are over."""
+        for name, pairs in self.pairs.items():
+            if len(pairs.candidate) < self.limits.plan.looks[0]:
+                return self._too_few(name, pairs)
+        first = self.pairs[self.native]
+        return self._forged(first) or self._too_fast(first) or {n: self._comparison(n) for n in self.pairs}
+
+    def _too_few(self, name: str, pairs: _Pairs) -> Inconclusive:
+        kept, dropped = len(pairs.candidate), sum(pairs.dropped.values())
+        why = f"; last: {pairs.dropped.most_common(1)[0][0]}" if dropped else ""
+        return Inconclusive(
+            reason=f"{kept} undisturbed pairs against {name} in {self.limits.seconds:g} s, {dropped} were dropped"
+            f"{why}; at least {self.limits.plan.looks[0]} are needed"
+        )
+
+    def _forged(self, pairs: _Pairs) -> Failed | None:
+        ours, theirs = (median(c.wall_s - c.child_s for c in calls) for calls in (pairs.candidate, pairs.baseline))
+        wall = median(call.wall_s for call in pairs.candidate)
+        excess = ours - theirs
+        if abs(excess) <= max(CLOCK_GRACE_S, CLOCK_SHARE * wall):
+            return None
+        return Failed(
+            stage="integrity",
+            clause="clock",
+            message=f"the process's own clock and ours differ by {ours * 1e6:.0f} us a call of {wall * 1e6:.0f} us; "
+            f"for the baseline they differ by {theirs * 1e6:.0f} us",
+        )
+
+    def _too_fast(self, pairs: _Pairs) -> Failed | None:
+        if self.limits.floor is None:
+            return None
+        said = implausible(median(_times(pairs.candidate, self.null_s)) * 1e6, self.limits.floor)
+        return Failed(stage="implausible", message=said) if said else None
+
+    def _comparison(self, name: str) -> Comparison:
+        pairs = self.pairs[name]
+        return Comparison(
+            baseline=name,
+            interval=interval(
+                pairs.log_ratios(self.null_s), sum(pairs.dropped.values()), self.limits.plan.level
+            ),
+            candidate_us=tuple(t * 1e6 for t in _times(pairs.candidate, self.null_s)),
+            baseline_us=tuple(t * 1e6 for t in _times(pairs.baseline, self.null_s)),
+        )  # fmt: skip
