@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import ClassVar
 
-from kernelmill.schema import Candidate, Signature, Tier
+from kernelmill.schema import Candidate, Parameter, Signature, Tier
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class Language(ABC):
     @abstractmethod
     def template(self, signature: Signature) -> str:
         """The skeleton a writer fills in for this signature."""
+
+    def parameters(self, source: str) -> tuple[Parameter, ...]:
+        """The knobs that a source declares by itself. Raises BuildError where a declaration cannot be read."""
+        return ()
 
     def guide(self) -> str:
         """How to write this language for KernelMill; goes into prompts."""
