@@ -10,7 +10,8 @@ import torch
 from kernelmill.propose.embedded.ir import Graph, Name, Node, Ref
 from kernelmill.propose.embedded.plan import Allocate, FusedKernel, LaunchLine, Operand, Program, TemplateKernel
 from kernelmill.propose.embedded.program import plan
-from kernelmill.propose.embedded.trace import launch_names, state_of, trace
+from kernelmill.propose.embedded.names import launch_names
+from kernelmill.propose.embedded.trace import state_of, trace
 
 
 def dtype(name: str) -> torch.dtype:
@@ -168,7 +169,10 @@ def run_program(program: Program, arguments: list[Any]) -> list[torch.Tensor]:
         elif isinstance(step, LaunchLine):
             name, _, text = step.text.partition(" = ")
             assert name not in env
-            names = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool}
+            names = {n: dtype(n) for n in ("float32", "float64", "int64", "int32", "bool")} | {
+                "inf": math.inf,
+                "nan": math.nan,
+            }
             env[name] = eval(text, names, env)
         elif isinstance(step, FusedKernel):
             run_kernel(step, env)
@@ -199,7 +203,9 @@ def check(module: torch.nn.Module, args: list[Any], tolerance: float = 2e-5, **o
     compare(got, want, tolerance)
     if options.get("strides", "same") == "same":
         for a, b in zip(got, want, strict=True):
-            assert [s for s, n in zip(a.stride(), a.shape) if n > 1] == [s for s, n in zip(b.stride(), b.shape) if n > 1]
+            assert [s for s, n in zip(a.stride(), a.shape) if n > 1] == [
+                s for s, n in zip(b.stride(), b.shape) if n > 1
+            ]
     return program
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from kernelmill.propose.embedded.ir import BOOLEAN, Graph, Node, Ref
 
+Number = bool | int | float
+
 Value = Any
 """A `Node` or a Python scalar."""
 
@@ -26,7 +28,7 @@ def broadcast(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(result)
 
 
-def convert(value: bool | int | float, dtype: str) -> bool | int | float:
+def convert(value: Number, dtype: str) -> Number:
     """A Python scalar as the dtype holds it."""
     if dtype == "bool":
         return bool(value)
@@ -55,7 +57,7 @@ class Builder:
         self._by_id[node.id] = node
         return node
 
-    def constant(self, value: bool | int | float, shape: Sequence[int], dtype: str) -> Node:
+    def constant(self, value: Number, shape: Sequence[int], dtype: str) -> Node:
         """A scalar broadcast to `shape`."""
         return self.add("constant", "full", (convert(value, dtype),), shape, dtype)
 
@@ -178,7 +180,7 @@ def finish(graph: Graph, nodes: Iterable[Node], table: dict[int, int] | None = N
     for start in pool:
         if start in live:
             _visit(pool, start, done, order)
-    return Graph(tuple(order), outputs, graph.inputs, graph.output_strides)
+    return replace(graph, nodes=tuple(order), outputs=outputs)
 
 
 def _reachable(pool: dict[int, Node], outputs: Iterable[int]) -> set[int]:

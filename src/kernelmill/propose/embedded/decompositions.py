@@ -11,17 +11,19 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 
 aten = torch.ops.aten
 
-_ALSO = (
-    "_softmax _log_softmax native_layer_norm native_batch_norm _native_batch_norm_legit_no_training "
-    "_native_batch_norm_legit gelu hardtanh leaky_relu elu addmv linalg_vector_norm _fused_rms_norm"
-).split()
+_ALSO_NAMES = """
+_softmax _log_softmax native_layer_norm native_batch_norm _native_batch_norm_legit_no_training
+_native_batch_norm_legit gelu hardtanh leaky_relu elu addmv linalg_vector_norm _fused_rms_norm
+"""
+_ALSO = _ALSO_NAMES.split()
 """Operators that core ATen keeps whole but that fuse once they are pointwise operators and reductions."""
 
-_WHOLE = (
-    "pool scaled_dot_product baddbmm cdist euclidean_dist upsample grid_sampler native_dropout bernoulli rand "
-    "embedding unfold im2col col2im lstm gru rnn unique index_put scatter _unsafe_index pixel bilinear trilinear "
-    "cumulative interpolate affine_grid repeat_interleave ctc_loss bucketize"
-).split()
+_WHOLE_NAMES = """
+pool scaled_dot_product baddbmm cdist euclidean_dist upsample grid_sampler native_dropout bernoulli rand
+embedding unfold im2col col2im lstm gru rnn unique index_put scatter _unsafe_index pixel bilinear trilinear
+cumulative interpolate affine_grid repeat_interleave ctc_loss bucketize
+"""
+_WHOLE = _WHOLE_NAMES.split()
 """Parts of names of operators whose library call beats what their decomposition would become, or is not
 the same random stream."""
 

@@ -144,12 +144,26 @@ class Grouping:
         axes = Axes(self.graph, {b for u in units if u.axes for b in u.axes.boundary})
         members = sorted({m for u in units for m in u.members}, key=self._position.__getitem__)
         try:
-            for member in (*members, node.id):
+            for member in members:
                 axes.add(member)
+            self._same_reduced_loops(axes, members)
+            axes.add(node.id)
             self.check(axes)
         except Illegal:
             return None
         return axes
+
+    def _same_reduced_loops(self, axes: Axes, members: Iterable[int]) -> None:
+        """Let full reductions over tensors of one size share their loops, although nothing else connects them.
+
+        So the numerator and the denominator of a weighted mean become one kernel.
+        """
+        reduces = [self.graph.by_id[m] for m in members if self.graph.by_id[m].kind == "reduce"]
+        if any(max(node.shape, default=1) > 1 for node in reduces):
+            return
+        for other in reduces[1:]:
+            first = [a for dim in axes.loops(reduces[0].inputs[0]) for a in dim]
+            axes.unify(first, [a for dim in axes.loops(other.inputs[0]) for a in dim])
 
     @property
     def _position(self) -> dict[int, int]:

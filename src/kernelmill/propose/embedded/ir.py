@@ -32,24 +32,29 @@ Literal_ = bool | int | float | str | None
 Arg = Any
 """`Ref`, `Name`, a literal, or a (nested) list of these."""
 
-UNARY = frozenset(
-    "neg abs exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan sinh cosh tanh asin acos atan "
-    "asinh acosh atanh erf erfc floor ceil round trunc sign relu sigmoid isnan isinf logical_not bitwise_not cast".split()
-)
+_UNARY_NAMES = """
+neg abs exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan sinh cosh tanh asin acos atan
+asinh acosh atanh erf erfc floor ceil round trunc sign relu sigmoid isnan isinf logical_not bitwise_not cast
+"""
+UNARY = frozenset(_UNARY_NAMES.split())
 """Pointwise ops of one argument. `cast` converts to the node's dtype; the others compute in their argument's."""
 
-BINARY = frozenset(
-    "add sub mul div pow maximum minimum fmod remainder atan2 gt ge lt le eq ne logical_and logical_or logical_xor "
-    "bitwise_and bitwise_or bitwise_xor".split()
-)
+_BINARY_NAMES = """
+add sub mul div pow maximum minimum fmod remainder atan2 gt ge lt le eq ne logical_and logical_or logical_xor
+bitwise_and bitwise_or bitwise_xor
+"""
+BINARY = frozenset(_BINARY_NAMES.split())
 """Pointwise ops of two arguments of one dtype. maximum and minimum propagate NaN; remainder has the divisor's sign."""
 
-BOOLEAN = frozenset("gt ge lt le eq ne logical_and logical_or logical_xor logical_not isnan isinf".split())
+_BOOLEAN_NAMES = """
+gt ge lt le eq ne logical_and logical_or logical_xor logical_not isnan isinf
+"""
+BOOLEAN = frozenset(_BOOLEAN_NAMES.split())
 """Pointwise ops whose result is bool whatever the arguments are."""
 
-REDUCTIONS = frozenset("sum prod amax amin".split())
+REDUCTIONS = frozenset(["sum", "prod", "amax", "amin"])
 
-COMPUTE_DTYPES = frozenset("float32 float64 int64 int32 bool".split())
+COMPUTE_DTYPES = frozenset(["float32", "float64", "int64", "int32", "bool"])
 """dtypes a kernel may compute in."""
 
 STORAGE_DTYPES = COMPUTE_DTYPES | {"float16", "bfloat16"}
@@ -109,6 +114,8 @@ class Graph:
     """Launch argument names: the positional arguments, then the state."""
     output_strides: tuple[tuple[int, ...], ...]
     """Strides eager gives to each output."""
+    scalars: tuple[tuple[str, Any], ...] = ()
+    """Launch name and value of each argument that is not a tensor; the values are baked in."""
 
     @cached_property
     def by_id(self) -> dict[int, Node]:
@@ -177,6 +184,7 @@ def to_json(graph: Graph) -> str:
             "outputs": graph.outputs,
             "inputs": graph.inputs,
             "output_strides": graph.output_strides,
+            "scalars": graph.scalars,
         }
     )
 
@@ -197,4 +205,10 @@ def from_json(text: str) -> Graph:
         )
         for n in data["nodes"]
     )
-    return Graph(nodes, tuple(data["outputs"]), tuple(data["inputs"]), tuple(tuple(s) for s in data["output_strides"]))
+    return Graph(
+        nodes,
+        tuple(data["outputs"]),
+        tuple(data["inputs"]),
+        tuple(tuple(s) for s in data["output_strides"]),
+        tuple((name, value) for name, value in data["scalars"]),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from kernelmill.propose.embedded.axes import Atom, Axes
 from kernelmill.propose.embedded.build import contiguous_strides
@@ -73,7 +74,7 @@ class KernelMaker:
         skeleton: Skeleton = "elementwise" if not self.reduced else "row" if names[-1].reduced else "column"
         if not names:
             names = [LoopAxis("i0", 1, reduced=False)]
-            steps = {key: (0,) for key in steps}
+            steps = dict.fromkeys(steps, (0,))
         return FusedKernel(
             name,
             skeleton,
@@ -130,7 +131,7 @@ class KernelMaker:
             if key in self.members:
                 before = max((stage[a.node] for a in args if isinstance(a, Ref)), default=0)
                 stage[key] = before + (node.kind == "reduce")
-                kind = "reduce" if node.kind == "reduce" else "pointwise"
+                kind: Literal["reduce", "pointwise"] = "reduce" if node.kind == "reduce" else "pointwise"
                 found.append(KernelValue(key, kind, node.op, args, node.dtype, stage[key], full))
                 continue
             stage[key] = 0

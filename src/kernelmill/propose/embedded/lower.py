@@ -10,7 +10,8 @@ from torch import fx
 
 from kernelmill.propose.embedded.build import Builder, finish
 from kernelmill.propose.embedded.ir import STORAGE_DTYPES, Graph, Name, Node, Ref
-from kernelmill.propose.embedded.lower_ops import HANDLERS, Call
+from kernelmill.propose.embedded.lower_call import Call
+from kernelmill.propose.embedded.lower_ops import HANDLERS
 
 _DROPPED_KWARGS = frozenset({"device", "layout", "pin_memory", "memory_format"})
 

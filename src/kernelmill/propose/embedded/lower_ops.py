@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,52 +10,20 @@ from torch import fx
 
 from kernelmill.propose.embedded.build import Builder
 from kernelmill.propose.embedded.ir import BINARY, BOOLEAN, COMPUTE_DTYPES, UNARY, Node
+from kernelmill.propose.embedded.lower_call import Call, Handler, Result, computable
+from kernelmill.propose.embedded.lower_views import VIEWS
 
 BIG = 1 << 62
 """An index no tensor has: the neutral element of a minimum over indices."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One ATen call with its tensor arguments already lowered."""
-
-    node: fx.Node
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def get(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or by name."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, default)
-
-    @property
-    def value(self) -> Any:
-        """The fake result: shape and dtype."""
-        return self.node.meta["val"]
-
-    @property
-    def dtype(self) -> str:
-        """dtype of the (first) result."""
-        value = self.value[0] if isinstance(self.value, list | tuple) else self.value
-        return str(value.dtype).removeprefix("torch.")
-
-
-Result = Node | tuple[Node | None, ...] | None
-Handler = Callable[[Builder, Call], Result]
-
-
-def computable(*values: Any) -> bool:
-    """Whether kernels compute in the dtypes of these values; half precision they only load and store."""
-    return all(v.dtype in COMPUTE_DTYPES for v in values if isinstance(v, Node))
-
-
-_INTEGER_OPS = frozenset(
-    "add sub mul neg abs maximum minimum relu sign where bitwise_and bitwise_or bitwise_xor".split()
-)
+_INTEGER_OPS_NAMES = """
+add sub mul neg abs maximum minimum relu sign where bitwise_and bitwise_or bitwise_xor
+"""
+_INTEGER_OPS = frozenset(_INTEGER_OPS_NAMES.split())
 """What kernels do on integers. Not division and its kin: by zero the library raises, a kernel would crash."""
 
-_BOOL_OPS = frozenset("where bitwise_and bitwise_or bitwise_xor".split())
+_BOOL_OPS = frozenset(["where", "bitwise_and", "bitwise_or", "bitwise_xor"])
 
 
 def _defined(op: str, dtype: str) -> bool:
@@ -81,7 +47,7 @@ def _pointwise(op: str) -> Handler:
 
 def _argument_dtype(call: Call) -> str:
     """The dtype a comparison is made in."""
-    meta = [a.meta["val"] if isinstance(a, fx.Node) else a for a in call.node.args]
+    meta: list[Any] = [a.meta["val"] if isinstance(a, fx.Node) else a for a in call.node.args]
     found = torch.result_type(meta[0], meta[1]) if len(meta) > 1 else meta[0].dtype
     return str(found).removeprefix("torch.")
 
@@ -91,6 +57,11 @@ def _logical(op: str) -> Handler:
         return build.pointwise(op, *call.args, dtype="bool") if computable(*call.args) else None
 
     return handle
+
+
+def _bitwise_not(build: Builder, call: Call) -> Result:
+    op = "logical_not" if call.dtype == "bool" else "bitwise_not"
+    return build.pointwise(op, call.args[0]) if computable(*call.args) else None
 
 
 def _scaled(op: str) -> Handler:
@@ -304,87 +275,25 @@ def _gather(build: Builder, call: Call) -> Result:
         source = build.node(source.args[0].node)
     rows = [s for i, s in enumerate(x.shape) if i != dim]
     asked = [s for i, s in enumerate(index.shape) if i != dim]
-    if source.kind not in ("pointwise", "reduce") or index.shape[dim] != 1 or rows != asked or x.shape[dim] == 1:
+    if (
+        source.kind not in ("pointwise", "reduce")
+        or x.dtype == "bool"
+        or index.shape[dim] != 1
+        or rows != asked
+        or x.shape[dim] == 1
+    ):
         return None
     place = build.iota([size if i == dim else 1 for i, size in enumerate(x.shape)], dim)
-    zero = False if x.dtype == "bool" else 0
-    picked = build.pointwise("where", build.pointwise("eq", place, index, dtype="int64"), x, zero, dtype=x.dtype)
-    return build.reduce("sum", picked, [dim], keep=True) if x.dtype != "bool" else None
-
-
-def _full(build: Builder, call: Call) -> Result:
-    name = call.node.target.__name__.split(".")[0]  # type: ignore[union-attr]
-    fixed = {"zeros": 0, "ones": 1, "zeros_like": 0, "ones_like": 1}
-    value = fixed[name] if name in fixed else call.args[0 if name == "scalar_tensor" else 1]
-    if isinstance(value, Node) or isinstance(value, complex) or call.dtype not in COMPUTE_DTYPES:
-        return None
-    return build.constant(value, tuple(call.value.shape), call.dtype)
-
-
-def _arange(build: Builder, call: Call) -> Result:
-    length = call.value.shape[0]
-    name = str(call.node.target)
-    if "iota" in name:
-        start, step = call.kwargs.get("start", 0), call.kwargs.get("step", 1)
-    else:
-        start = call.args[0] if len(call.args) > 1 else 0
-        step = call.get(2, "step", 1)
-    if not all(isinstance(v, int) for v in (start, step)) or call.dtype not in COMPUTE_DTYPES:
-        return None
-    if length == 1:
-        return build.constant(start, (1,), call.dtype)
-    index = build.iota((length,), 0)
-    if step != 1:
-        index = build.pointwise("mul", index, step)
-    if start != 0:
-        index = build.pointwise("add", index, start)
-    return build.cast(index, call.dtype)
-
-
-def _same(build: Builder, call: Call) -> Result:
-    return build.cast(call.args[0], call.dtype)
-
-
-def _reshape(build: Builder, call: Call) -> Result:
-    return build.reshape(call.args[0], tuple(call.value.shape))
-
-
-def _permute(build: Builder, call: Call) -> Result:
-    x = call.args[0]
-    name = call.node.target.__name__.split(".")[0]  # type: ignore[union-attr]
-    if name == "permute":
-        return build.permute(x, call.args[1])
-    order = list(range(len(x.shape)))
-    if len(order) > 1:
-        first, second = (0, 1) if name == "t" else (call.args[1], call.args[2])
-        order[first], order[second] = order[second], order[first]
-    return build.permute(x, order)
-
-
-def _slice(build: Builder, call: Call) -> Result:
-    """Only where nothing is cut off."""
-    shape = tuple(call.value.shape)
-    return call.args[0] if call.args[0].shape == shape and call.get(4, "step", 1) == 1 else None
-
-
-def _select(build: Builder, call: Call) -> Result:
-    """Only from a dim of size 1."""
-    x, dim = call.args[0], call.args[1]
-    return build.reshape(x, tuple(call.value.shape)) if x.shape[dim] == 1 else None
-
-
-def _expand(build: Builder, call: Call) -> Result:
-    return build.expand(call.args[0], tuple(call.value.shape))
+    picked = build.pointwise("where", build.pointwise("eq", place, index, dtype="int64"), x, 0, dtype=x.dtype)
+    return build.reduce("sum", picked, [dim], keep=True)
 
 
 HANDLERS: dict[str, Handler] = {
+    **VIEWS,
     **{op: _pointwise(op) for op in (UNARY | BINARY) - {"cast"}},
     **{op: _logical(op) for op in ("logical_and", "logical_or", "logical_xor", "logical_not")},
-    **{name: _same for name in ("clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "positive")},
-    **{name: _reshape for name in ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "_reshape_alias")},
-    **{name: _permute for name in ("permute", "t", "transpose")},
-    **{name: _full for name in ("full", "scalar_tensor", "zeros", "ones", "full_like", "zeros_like", "ones_like")},
-    **{name: _cast for name in ("_to_copy", "convert_element_type")},
+    "bitwise_not": _bitwise_not,
+    **dict.fromkeys(("_to_copy", "convert_element_type"), _cast),
     **{op: _reduce(op) for op in ("sum", "prod", "amax", "amin")},
     "add": _scaled("add"),
     "sub": _scaled("sub"),
@@ -405,9 +314,4 @@ HANDLERS: dict[str, Handler] = {
     "all": _any_all("amin"),
     "linalg_vector_norm": _norm,
     "gather": _gather,
-    "arange": _arange,
-    "iota": _arange,
-    "expand": _expand,
-    "slice": _slice,
-    "select": _select,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from typing import Any, Literal
 
 from kernelmill.propose.embedded.axes import Axes
@@ -18,13 +17,9 @@ from kernelmill.propose.embedded.layout import (
     strides_in_order,
     view_strides,
 )
+from kernelmill.propose.embedded.names import Names
 from kernelmill.propose.embedded.plan import Allocate, LaunchLine, Program, Step, TemplateKernel
 from kernelmill.propose.embedded.templates import template_of
-
-_RESERVED = frozenset(
-    "aten torch empty empty_strided tick launch launch_profiled float32 float64 float16 bfloat16 int64 int32 int16 int8 "
-    "uint8 bool True False None".split()
-)
 
 
 def plan(
@@ -39,26 +34,21 @@ def plan(
     Fusion is maximal except at `cuts`: the result of such a node goes through memory. `strides`: whether outputs get
     exactly the strides eager gives them. `library`: externs to call even where a template could replace them.
     """
-    return _Planner(graph, strides == "same", library).run(Grouping(graph, cuts))
+    return _Planner(graph, library, same=strides == "same").run(Grouping(graph, cuts))
 
 
 def literal(value: Any) -> str:
-    """A literal as the launch writes it; infinities as numbers too big for a double, NaN as their difference."""
-    if isinstance(value, float):
-        if value != value:
-            return "1e999 - 1e999"
-        if value in (float("inf"), float("-inf")):
-            return "1e999" if value > 0 else "-1e999"
-    return repr(value)
+    """A literal as the launch writes it; its words for what Python has no literal for are `inf` and `nan`."""
+    return str(value) if isinstance(value, float) else repr(value)
 
 
 class _Planner:
-    def __init__(self, graph: Graph, same: bool, library: frozenset[int]) -> None:
+    def __init__(self, graph: Graph, library: frozenset[int], *, same: bool) -> None:
         self.graph = graph
         self.same = same
         self.library = library
         self.steps: list[Step] = []
-        self.taken = set(graph.inputs) | _RESERVED
+        self.names = Names(graph.inputs)
         self.raw: dict[int, str] = {n.id: n.op for n in graph.nodes if n.kind == "input"}
         """Node id -> name of a tensor with its value, whatever its strides."""
         self.known: dict[int, Buffer] = {}
@@ -77,24 +67,17 @@ class _Planner:
         results = [self._output(o, s) for o, s in zip(self.graph.outputs, self.graph.output_strides, strict=True)]
         returns = results[0] if len(results) == 1 else f"({', '.join(results)})"
         guards = tuple((n.op, n.shape) for n in self.graph.nodes if n.kind == "input")
-        return Program(self.graph.inputs, tuple(self.steps), returns, guards)
+        return Program(self.graph.inputs, tuple(self.steps), returns, guards, self.graph.scalars)
 
     # -- names -----------------------------------------------------------------------------------
 
-    def _fresh(self, base: str) -> str:
-        name, count = base, 1
-        while name in self.taken or keyword.iskeyword(name):
-            name, count = f"{base}_{count}", count + 1
-        self.taken.add(name)
-        return name
-
     def _kernel_name(self) -> str:
         self.kernels += 1
-        return self._fresh(f"k{self.kernels - 1}")
+        return self.names.fresh(f"k{self.kernels - 1}")
 
     def _say(self, base: str, text: str) -> str:
         """A launch line `name = text`; gives back the name."""
-        name = self._fresh(base)
+        name = self.names.fresh(base)
         self.steps.append(LaunchLine(f"{name} = {text}"))
         return name
 
@@ -144,10 +127,10 @@ class _Planner:
     def _view_text(node: Node, source: str) -> str:
         if node.op == "permute":
             return f"{source}.permute({', '.join(map(str, node.attrs['dims']))})"
-        return f"{source}.{node.op}({', '.join(map(str, node.shape))})" if node.shape else f"{source}.reshape([])"
+        return f"{source}.{node.op}([{', '.join(map(str, node.shape))}])"
 
     def _allocate(self, node: Node, strides: tuple[int, ...]) -> Buffer:
-        buffer = Buffer(self._fresh("out" if node.id in self.graph.outputs else f"t{node.id}"), strides)
+        buffer = Buffer(self.names.fresh("out" if node.id in self.graph.outputs else f"t{node.id}"), strides)
         self.steps.append(Allocate(buffer.name, node.shape, strides, node.dtype))
         return buffer
 

@@ -52,7 +52,11 @@ def _argument(node: Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.attrs["kwargs"].get(name, default)
 
 
-def _window(source: Node, rank: int, geometry: dict[str, list[int]], ceil: bool) -> dict[str, Any] | None:
+def _flag(node: Node, position: int, name: str, *, default: bool) -> bool:
+    return bool(_argument(node, position, name, default))
+
+
+def _window(source: Node, rank: int, geometry: dict[str, list[int]], *, ceil: bool) -> dict[str, Any] | None:
     """The attributes that all pools share; None where a window would hang over the end (`ceil_mode`)."""
     size = list(source.shape[-rank:])
     kernel, stride, padding, dilation = (geometry[k] for k in ("kernel", "stride", "padding", "dilation"))
@@ -81,7 +85,7 @@ def _max_pool(node: Node, source: Node) -> tuple[str, dict[str, Any]] | None:
         "padding": _spread(node, 3, "padding", 0, rank),
         "dilation": _spread(node, 4, "dilation", 1, rank),
     }
-    attrs = _window(source, rank, geometry, bool(_argument(node, 5, "ceil_mode", False)))
+    attrs = _window(source, rank, geometry, ceil=_flag(node, 5, "ceil_mode", default=False))
     return None if attrs is None else ("window", {**attrs, "op": "max"})
 
 
@@ -94,11 +98,11 @@ def _avg_pool(node: Node, source: Node) -> tuple[str, dict[str, Any]] | None:
         "padding": _spread(node, 3, "padding", 0, rank),
         "dilation": [1] * rank,
     }
-    attrs = _window(source, rank, geometry, bool(_argument(node, 4, "ceil_mode", False)))
+    attrs = _window(source, rank, geometry, ceil=_flag(node, 4, "ceil_mode", default=False))
     if attrs is None:
         return None
     override = _argument(node, 6, "divisor_override", None)
-    whole = override is not None or bool(_argument(node, 5, "count_include_pad", True)) or not any(geometry["padding"])
+    whole = override is not None or _flag(node, 5, "count_include_pad", default=True) or not any(geometry["padding"])
     return "window", {**attrs, "op": "avg", "divisor": override or math.prod(kernel), "count_include_pad": whole}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from kernelmill.propose.embedded.decompositions import decompositions
 from kernelmill.propose.embedded.ir import Graph
 from kernelmill.propose.embedded.lower import lower
+from kernelmill.propose.embedded.names import launch_names
 
 aten = torch.ops.aten
 
@@ -22,18 +23,6 @@ def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     state = {name: p.detach() for name, p in module.named_parameters()}
     state.update((name, b.detach()) for name, b in module.named_buffers() if b is not None)
     return state
-
-
-def launch_names(argument_names: list[str], state: list[str]) -> list[str]:
-    """Names of the launch's arguments: dots become underscores; a name already taken gets a number."""
-    names: list[str] = []
-    for name in (*argument_names, *state):
-        base = re.sub(r"\W", "_", name)
-        fresh, count = base, 2
-        while fresh in names:
-            fresh, count = f"{base}_{count}", count + 1
-        names.append(fresh)
-    return names
 
 
 def trace(module: torch.nn.Module, args: list[Any], argument_names: list[str]) -> Graph:
@@ -66,7 +55,8 @@ def trace(module: torch.nn.Module, args: list[Any], argument_names: list[str]) -
         raise ValueError(f"every output must be a tensor, got {kinds[0].__name__}")
     tensor_names = [names[i] for i in slots] + names[len(args) :]
     _refuse_mutation(traced, tensor_names)
-    return lower(traced, names, tensor_names)
+    scalars = tuple((names[i], a) for i, a in enumerate(args) if not isinstance(a, torch.Tensor))
+    return replace(lower(traced, names, tensor_names), scalars=scalars)
 
 
 def _make_fx(run: Callable[..., Any], tensors: list[Any], weights: list[Any]) -> torch.fx.GraphModule:
