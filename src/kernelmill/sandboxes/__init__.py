@@ -1,0 +1,43 @@
+"""Where untrusted code runs: `choose` a sandbox, or fork into the guard by `kernelmill.sandboxes._guard`."""
+
+from __future__ import annotations
+
+from kernelmill.errors import ToolchainError
+from kernelmill.registry import Registry
+from kernelmill.sandboxes._base import Policy, Probe, Sandbox
+from kernelmill.sandboxes._off import Unconfined
+
+__all__ = ["OFF", "Policy", "Probe", "Sandbox", "choose", "sandboxes"]
+
+OFF = "off"
+
+
+def sandboxes() -> Registry[Sandbox]:
+    """All sandboxes there are."""
+    return Registry("kernelmill.sandboxes", Sandbox)
+
+
+def choose(name: str | None = None) -> Sandbox:
+    """The sandbox of that name, or without one the strongest that works here; `off` only by name.
+
+    Raises:
+        UserError: There is none of that name.
+        ToolchainError: It does not work on this machine; or without a name, none does.
+    """
+    if name == OFF:
+        return Unconfined()
+    registry = sandboxes()
+    if name is not None:
+        found = registry.get(name)
+        reason = found.missing()
+        if reason is not None:
+            raise ToolchainError(f"the sandbox {name!r} does not work here: {reason}")
+        return found()
+    kinds = {known: registry.get(known) for known in registry.names()}
+    reasons: list[str] = []
+    for known, kind in sorted(kinds.items(), key=lambda item: -item[1].preference):
+        reason = kind.missing()
+        if reason is None:
+            return kind()
+        reasons.append(f"{known}: {reason}")
+    raise ToolchainError(f"no sandbox works here ({'; '.join(reasons)}); to run unconfined, name {OFF!r}")

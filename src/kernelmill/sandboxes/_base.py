@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Policy:
     file_bytes: int = 1 * 2**30
     """Largest file it may write."""
     open_files: int = 256
+    tasks: int = 1024
+    """Most processes and threads at once."""
+    reserves: bool = False
+    """Whether it reserves far more address space than it uses (a GPU runtime, a sanitizer): then only
+    private memory is limited, and shared memory by the control group where there is one."""
     environment: dict[str, str] = field(default_factory=dict)
     """The whole environment; nothing is inherited."""
 
@@ -39,6 +45,9 @@ class Probe:
 
 class Sandbox(ABC):
     """Runs code we do not trust."""
+
+    preference: ClassVar[int] = 0
+    """The highest that works here is taken where nobody names one."""
 
     @classmethod
     @abstractmethod
