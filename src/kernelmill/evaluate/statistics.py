@@ -18,10 +18,6 @@ TRIM = 0.2
 MARGIN = 0.05
 """Nothing under 5 % is a win: A/A pairs of the same library call ranged over 0.98 to 1.06."""
 
-# Nominal level of each of K looks that together err in 5 % of runs (Pocock, Biometrika 64(2), 1977, table 1).
-_POCOCK = {1: 0.05, 2: 0.0294, 3: 0.0221, 4: 0.0182, 5: 0.0158, 6: 0.0142, 7: 0.0130, 8: 0.0120, 9: 0.0112, 10: 0.0106}
-
-
 @dataclass(frozen=True)
 class Estimate:
     """Location of some log-ratios and its confidence interval."""
@@ -29,17 +25,6 @@ class Estimate:
     centre: float
     half_width: float
     """Infinite where there are fewer than two pairs."""
-
-
-def look_level(looks: int) -> float:
-    """Error level of one of several looks such that all of them together err in at most 5 % of runs.
-
-    Raises:
-        ValueError: Not between 1 and 10.
-    """
-    if looks not in _POCOCK:
-        raise ValueError(f"between 1 and 10 looks are planned for, got {looks}")
-    return _POCOCK[looks]
 
 
 def estimate(log_ratios: Sequence[float], level: float = 0.05) -> Estimate:
@@ -117,8 +102,9 @@ def verdict(found: Interval, margin: float = MARGIN) -> Verdict:
 class Plan:
     """When to look, and what is good enough.
 
-    Looks are fixed before the measurement. Each uses Pocock's level for their number, so that the interval
-    that is finally reported covers the truth in 95 % of runs whichever look ended the measurement.
+    Looks are fixed before the measurement, and each may miss in 5 % / their number (Bonferroni), so that the
+    interval that is finally reported covers the truth in 95 % of runs whichever look ended the measurement.
+    Pocock's milder levels assume equal steps: with these growing ones they erred in 6.2 % of 2000 runs.
     """
 
     looks: tuple[int, ...]
@@ -130,8 +116,8 @@ class Plan:
 
     @property
     def level(self) -> float:
-        """Error level of each look."""
-        return look_level(len(self.looks))
+        """Share of runs in which one look may miss."""
+        return 0.05 / len(self.looks)
 
     def enough(self, log_ratios: Sequence[float]) -> bool:
         """Whether a look at these pairs may end the measurement.

@@ -103,15 +103,18 @@ class Flusher:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The instruments; tests inject their own. Make one per evaluation: the flush buffer takes 0.1 s to fill."""
+class Instruments:
+    """What a comparison measures with; tests inject their own.
+
+    Make one per evaluation: the flush buffer takes 0.1 s to fill.
+    """
 
     flush: Callable[[], None]
     watch: Watch = field(default_factory=Watch)
     clock: Callable[[], float] = time.monotonic
 
     @classmethod
-    def for_cache(cls, llc_bytes: int) -> Bench:
+    def for_cache(cls, llc_bytes: int) -> Instruments:
         """For a last-level cache of that size."""
         return cls(Flusher(llc_bytes))
 
@@ -142,7 +145,12 @@ def _times(calls: Sequence[Call], null_s: float) -> list[float]:
 
 
 def compare(
-    candidate: Side, baselines: dict[str, Side], content: Content, verify: Verify, limits: Limits, bench: Bench
+    candidate: Side,
+    baselines: dict[str, Side],
+    content: Content,
+    verify: Verify,
+    limits: Limits,
+    instruments: Instruments,
 ) -> dict[str, Comparison] | Failed | Inconclusive:
     """Time a candidate against baselines.
 
@@ -161,7 +169,7 @@ def compare(
         content: Fresh arguments for each round.
         verify: Stops the comparison at the first difference.
         limits: When to stop, cache state, floor.
-        bench: Flush, machine counters, clock.
+        instruments: Flush, machine counters, clock.
 
     Returns:
         One comparison per baseline; or why the candidate fails; or why no number was had.
@@ -172,7 +180,7 @@ def compare(
     """
     if not baselines:
         raise ValueError("a comparison needs at least one baseline, got none")
-    session = _Session(candidate, baselines, content, verify, limits, bench)
+    session = _Session(candidate, baselines, content, verify, limits, instruments)
     failed = session.run()
     return failed or session.result()
 
@@ -187,11 +195,11 @@ class _Session:
         content: Content,
         verify: Verify,
         limits: Limits,
-        bench: Bench,
-    ) -> None:  # fmt: skip
+        instruments: Instruments,
+    ) -> None:
         self.sides: dict[str, Side] = {"": candidate, **baselines}
         self.native = next(iter(baselines))
-        self.content, self.verify, self.limits, self.bench = content, verify, limits, bench
+        self.content, self.verify, self.limits, self.instruments = content, verify, limits, instruments
         self.pairs = {name: _Pairs() for name in baselines}
         self.nulls: list[float] = []
 
@@ -202,14 +210,14 @@ class _Session:
 
     def run(self) -> Failed | None:
         """All rounds, until every baseline is done, time is up, or something is wrong."""
-        end = self.bench.clock() + self.limits.seconds
+        end = self.instruments.clock() + self.limits.seconds
         most = self.limits.plan.looks[-1] * (1 + DROPPED_PER_PAIR)
         for number in range(self.limits.warmup + most):
             counted = number >= self.limits.warmup
             failed = self._round(number, counted=counted)
             if failed:
                 return failed
-            if counted and (all(p.done for p in self.pairs.values()) or self.bench.clock() > end):
+            if counted and (all(p.done for p in self.pairs.values()) or self.instruments.clock() > end):
                 break
         return None
 
@@ -238,14 +246,14 @@ class _Session:
         others = [other.pid for key, other in self.sides.items() if key != name]
         side.load(tensors)
         self._make_cold()
-        before: Reading = self.bench.watch.read(side.pid, others)
+        before: Reading = self.instruments.watch.read(side.pid, others)
         call = side.call()
-        after = self.bench.watch.read(side.pid, others)
-        return _Timed(call, self.bench.watch.disturbance(before, after, call.wall_s))
+        after = self.instruments.watch.read(side.pid, others)
+        return _Timed(call, self.instruments.watch.disturbance(before, after, call.wall_s))
 
     def _make_cold(self) -> None:
         if self.limits.llc == "cold":
-            self.bench.flush()
+            self.instruments.flush()
 
     def _calibrate(self, names: Sequence[str]) -> None:
         for name in names:
@@ -263,9 +271,7 @@ class _Session:
         pairs.baseline.append(theirs.call)
         count = len(pairs.candidate)
         looks = self.limits.plan.looks
-        pairs.done = count >= looks[-1] or (
-            count in looks and self.limits.plan.enough(pairs.log_ratios(self.null_s))
-        )  # fmt: skip
+        pairs.done = count >= looks[-1] or (count in looks and self.limits.plan.enough(pairs.log_ratios(self.null_s)))
 
     def result(self) -> dict[str, Comparison] | Failed | Inconclusive:
         """The numbers, once the rounds are over."""
@@ -306,9 +312,7 @@ class _Session:
         pairs = self.pairs[name]
         return Comparison(
             baseline=name,
-            interval=interval(
-                pairs.log_ratios(self.null_s), sum(pairs.dropped.values()), self.limits.plan.level
-            ),
+            interval=interval(pairs.log_ratios(self.null_s), sum(pairs.dropped.values()), self.limits.plan.level),
             candidate_us=tuple(t * 1e6 for t in _times(pairs.candidate, self.null_s)),
             baseline_us=tuple(t * 1e6 for t in _times(pairs.baseline, self.null_s)),
-        )  # fmt: skip
+        )
