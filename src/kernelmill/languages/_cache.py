@@ -25,6 +25,15 @@ class Entry:
     """Functions of its own that run when it is loaded."""
 
 
+def cache_key(*parts: str) -> str:
+    """SHA-256 over length-prefixed texts, in full: a candidate must not be able to find two texts of one key."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        sha.update(len(data).to_bytes(8, "little") + data)
+    return sha.hexdigest()
+
+
 @contextmanager
 def disk(root: Path) -> Iterator[None]:
     """Turn a full or read-only disk into a ToolchainError that says what to do."""
@@ -55,7 +64,7 @@ class LibraryCache:
             library = index.parent / f"{meta['sha256']}.so"
             intact = hashlib.sha256(library.read_bytes()).hexdigest() == meta["sha256"]
             constructors = int(meta["constructors"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
             index.unlink(missing_ok=True)

@@ -150,7 +150,7 @@ class Compile:
             return BuildError(f"compiling needed more than {gib:g} GiB; unroll less, use smaller tables")
         if "internal compiler error" in text or "PLEASE submit a bug report" in text:
             return BuildError(f"this source crashes {self.compiler.kind} {self.compiler.version}; write it another way")
-        if not re.search(r"error|undefined", text):
+        if not re.search(r"error|undefined", text, re.IGNORECASE):
             return ToolchainError(f"{self.compiler.path} failed without a diagnostic: {_tail(outcome)}")
         if re.search(r"cannot execute|No space left|Permission denied|Read-only file system|cannot find -l", text):
             return ToolchainError(f"{self.compiler.path} failed by itself: {_tail(outcome)}")

@@ -25,7 +25,8 @@ def trim(text: str, defined: list[str]) -> str:
     if undefined := list(dict.fromkeys(name.strip("`'\" ") for name in _UNDEFINED.findall(text))):
         shown.append("used but defined nowhere: " + ", ".join(undefined[:5]))
     if not shown:
-        shown = [line for line in text.splitlines() if "error" in line.lower()][:3]
+        # The assembler's and the linker's own words, without the temporary files they are about.
+        shown = [line[line.lower().index("error") :][:300] for line in text.splitlines() if "error" in line.lower()][:3]
     result = "\n".join(dict.fromkeys(shown))
     return result if len(result) <= LIMIT else result[: LIMIT - 4] + "\n..."
 

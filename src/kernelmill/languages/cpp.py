@@ -7,16 +7,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kernelmill.config import cache_dir
 from kernelmill.errors import BuildError, ToolchainError
 from kernelmill.languages import _scan
 from kernelmill.languages._abi import checks, prototype, slots
 from kernelmill.languages._base import Artifact, Language
-from kernelmill.languages._cache import Entry, LibraryCache
+from kernelmill.languages._cache import Entry, LibraryCache, cache_key
 from kernelmill.languages._compile import HEADER, Compile, Limits, default_sandbox
 from kernelmill.languages._elf import read_exports
 from kernelmill.languages._launch import Launch, default_launch, kernel_kinds, parse, scalar_kinds, to_python
 from kernelmill.languages._toolchain import LINK_FLAGS, Compiler, extra_flags, find_compiler
-from kernelmill.schema import Candidate, Parameter, Signature, Tier, digest
+from kernelmill.schema import Candidate, Parameter, Signature, Tier
 
 if TYPE_CHECKING:
     from kernelmill.sandboxes._base import Sandbox
@@ -37,12 +38,12 @@ class Cpp(Language):
         """Nothing is looked for or written before the first build.
 
         Args:
-            cache: Folder of compiled libraries; by default `~/.cache/kernelmill/cpp`.
+            cache: Folder of compiled libraries; by default `cpp` in `config.cache_dir()`.
             compiler: Name or path; by default the first of g++ and clang++ that is new enough.
             sandbox: Where the compiler runs; by default the best of this machine.
             limits: Time and memory of one compilation.
         """
-        self.cache = LibraryCache(cache or Path.home() / ".cache" / "kernelmill" / "cpp")
+        self.cache = LibraryCache(cache or cache_dir() / "cpp")
         self._wanted = compiler
         self._sandbox = sandbox
         self._limits = limits or Limits()
@@ -112,7 +113,7 @@ class Cpp(Language):
         """The compiled library, and the seconds it took; 0 where the cache had it."""
         compiler = self.compiler
         flags = " ".join([*compiler.flags(extra), *LINK_FLAGS])
-        key = digest(compiler.identity, flags, HEADER, *(f"{k}\n{v}" for k, v in sorted(texts.items())))
+        key = cache_key(compiler.identity, flags, HEADER, *(f"{k}\n{v}" for k, v in sorted(texts.items())))
         found = self.cache.get(key)
         if found:
             return found, 0.0
