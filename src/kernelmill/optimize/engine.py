@@ -51,7 +51,7 @@ ATTEMPTS = 3
 LOST_IN_A_ROW = 9
 """Infrastructure failures in a row that end a run: three candidates with all their attempts."""
 
-BARREN_IN_A_ROW = 12
+BARREN_IN_A_ROW = 25
 """Requests in a row without a new candidate that end a run, since no budget would."""
 
 PROMOTIONS = 5
