@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernelmill.evaluate.arrays import UNIT_ROUNDOFF, Array, HostTensor, to_float64
-from kernelmill.evaluate.differences import Doubles, difference, root_mean_square
+from kernelmill.evaluate.differences import Doubles, difference, largest_size, root_mean_square
 from kernelmill.evaluate.families import LEAST_NORMAL, real_dtype
 from kernelmill.evaluate.mismatch import index_text, pattern
-from kernelmill.evaluate.precision import coarsest, effective_precision, excused_error
+from kernelmill.evaluate.precision import NOMINAL, coarsest, effective_precision, excused_error, too_coarse
 from kernelmill.schema import Accuracy, Contract, Failed, Precision, Stage, TensorSpec
 
 Ties = Callable[[int, NDArray[np.intp], Array], NDArray[np.bool_]]
@@ -121,6 +121,7 @@ def accuracy(
 
     * NaN and infinities are where the reference has them in its own precision. Where that overflows but the
       oracle is finite, a finite value may stand as well, and is judged by the oracle.
+    * rms(c - r) does not give away a coarser precision than the contract asks for.
     * max |c - r| / scale <= k * max(the same for the native reference, `excused_error`), over the whole
       output or by rows over `Contract.reduction_dims`; scale is the rms of the oracle.
     * Small values are not free: each is right to sqrt(u) of itself, or as near as 2k times the worst error
@@ -204,33 +205,34 @@ class _Comparison:
     dtype: str
     contract: Contract
     case: Case
+    peak: float = 1.0
+    excused: float = 0.0
 
     @property
     def factor(self) -> float:
         return self.contract.error_factor
 
-    @property
-    def excused(self) -> float:
-        return excused_error(self.dtype, self.case.reduction, self.contract.precision)
+    def _excused(self, precision: str) -> float:
+        return excused_error(self.dtype, self.case.reduction, precision, self.peak)
 
     def finding(self) -> _Finding:
         """Run all checks."""
         failed = self._nonfinite()
-        scale = max(root_mean_square(self.truth), LEAST_NORMAL[self.dtype])
+        rms = root_mean_square(self.truth)
+        scale = max(rms, LEAST_NORMAL[self.dtype])
+        self.peak = largest_size(self.truth) / rms if rms else 1.0
+        self.excused = self._excused(self.contract.precision)
         ours, theirs = difference(self.found, self.dtype, self.truth), difference(self.native, self.dtype, self.truth)
-        precision = effective_precision(
-            self.dtype,
-            ours.rms / scale,
-            self.factor * max(theirs.rms / scale, excused_error(self.dtype, self.case.reduction)),
-        )
+        usual = max(self.factor * theirs.rms / scale, excused_error(self.dtype, self.case.reduction))
+        precision = effective_precision(self.dtype, ours.rms / scale, usual)
         if self._by_rows():
             error, native_error, budget, wrong = self._rows()
         else:
             error, native_error = ours.largest / scale, theirs.largest / scale
-            budget = self.factor * max(native_error, self.excused)
-            wrong = None
-        if failed is None and error > budget:
-            failed = self._too_far(error, native_error, budget, precision, wrong)
+            budget, wrong = self.factor * max(native_error, self.excused), None
+        coarse = too_coarse(precision, self.dtype, self.contract.precision)
+        if failed is None and (error > budget or coarse):
+            failed = self._too_far(_Finding(error, native_error, budget, precision), wrong, coarse=coarse)
         failed = failed or self._small_values() or self._leaning(ours.lean, theirs.lean, theirs.rms, scale)
         return _Finding(error, native_error, budget, precision, failed)
 
@@ -282,25 +284,26 @@ class _Comparison:
         error, native_error, allowed = picked
         return error, native_error, allowed, ours > budget * scale
 
-    def _too_far(
-        self, error: float, native_error: float, budget: float, precision: Precision, wrong: NDArray[np.bool_] | None
-    ) -> Failed:
+    def _too_far(self, found: _Finding, wrong: NDArray[np.bool_] | None, *, coarse: bool) -> Failed:
         distance = _distance(self.found, self.dtype, self.truth)
         if wrong is None:
-            wrong = distance > budget * max(root_mean_square(self.truth), LEAST_NORMAL[self.dtype])
-        at = int(np.where(wrong, distance, -1.0).argmax())
+            wrong = distance > found.budget * max(root_mean_square(self.truth), LEAST_NORMAL[self.dtype])
+        at = int(np.where(wrong, distance, -1.0).argmax()) if wrong.any() else int(distance.argmax())
         count = int(wrong.sum())
-        lowered = precision in ("tf32", "fp16", "bf16", "fp8") and count > wrong.size / 4
         message = (
             f"output {self.number}: {count} of {wrong.size} elements too far from the fp64 oracle; worst at "
-            f"{index_text(at, wrong.shape)}: expected {self.truth.reshape(-1)[at]:.8g}, got "
-            f"{float(to_float64(self.found.reshape(-1)[at : at + 1], self.dtype)[0]):.8g}; error {error:.2g} of the "
-            f"output's rms, budget {budget:.2g} = {self.factor:g} x max(native error {native_error:.2g}, "
-            f"{self.excused:.2g})"
+            f"{index_text(at, wrong.shape)}: expected {self.truth.reshape(-1)[at]:.8g}, got {self._got(at)}; "
+            f"error {found.error:.2g} of the output's rms, budget {found.budget:.2g} = {self.factor:g} x "
+            f"max(native error {found.native_error:.2g}, {self.excused:.2g})"
         )
-        if lowered:
-            message += f"; this is the error of {precision}"
-        return _failure("precision" if lowered else "numerics", message, pattern(wrong), self.case)
+        note = pattern(wrong)
+        if coarse and not note:
+            asked = NOMINAL[self.dtype] if self.contract.precision == "native" else self.contract.precision
+            message += f"; its rms is that of {found.precision}, the contract asks for {asked}"
+        return _failure("precision" if coarse and not note else "numerics", message, note, self.case)
+
+    def _got(self, at: int) -> str:
+        return f"{float(to_float64(self.found.reshape(-1)[at : at + 1], self.dtype)[0]):.8g}"
 
     def _small_values(self) -> Failed | None:
         """Judge each of a sample by its own size; the native reference's worst in groups of like size is excused."""
@@ -314,9 +317,11 @@ class _Comparison:
         worst = np.maximum.reduceat(theirs[order], starts)
         usual = np.empty(order.size)
         usual[order] = np.repeat(worst, np.diff([*starts, order.size]))
-        roundoff = max(UNIT_ROUNDOFF[self.dtype], self.excused / 2)
+        # Where the contract allows a coarser precision, the reference's errors are scaled to what that costs.
+        relaxed = self.excused / self._excused("native")
+        roundoff = UNIT_ROUNDOFF[self.dtype] * relaxed
         flushed = 2.0**-24 if self.dtype == "float16" else LEAST_NORMAL[self.dtype]
-        allowed = np.maximum(2 * self.factor * usual, roundoff**0.5 * size) + flushed
+        allowed = np.maximum(2 * self.factor * relaxed * usual, roundoff**0.5 * size) + flushed
         wrong = ours > allowed
         if not wrong.any():
             return None
@@ -324,8 +329,7 @@ class _Comparison:
         message = (
             f"output {self.number}: {int(wrong.sum())} of {wrong.size} sampled elements are wrong for their size; "
             f"worst at {index_text(at * step, self.truth.shape)}: expected {truth[at]:.8g}, got "
-            f"{float(to_float64(self.found.reshape(-1)[at * step : at * step + 1], self.dtype)[0]):.8g}; the reference "
-            f"errs by {usual[at]:.2g} on values of that size"
+            f"{self._got(at * step)}; the reference errs by {usual[at]:.2g} on values of that size"
         )
         return _failure("numerics", message, "", self.case)
 

@@ -34,10 +34,12 @@ def difference(values: Array, dtype: str, truth: Doubles) -> Difference:
     for start in range(0, flat.size, CHUNK):
         reference = right[start : start + CHUNK]
         error = to_float64(flat[start : start + CHUNK], dtype)
-        error -= reference
+        with np.errstate(invalid="ignore"):
+            error -= reference
         square = float(np.dot(error, error))
         if not np.isfinite(square):
-            error = np.where(np.isfinite(error), error, 0.0)
+            finite = np.isfinite(error)
+            error, reference = np.where(finite, error, 0.0), np.where(finite, reference, 0.0)
             square = float(np.dot(error, error))
         squares += square
         lean += float(np.dot(error, np.sign(reference)))
@@ -47,6 +49,14 @@ def difference(values: Array, dtype: str, truth: Doubles) -> Difference:
         if error[at] > largest:
             largest, where = float(error[at]), start + at
     return Difference(largest, where, float(np.sqrt(squares / max(1, count))), lean / max(1, count))
+
+
+def largest_size(truth: Doubles) -> float:
+    """Largest finite magnitude; 0 where there is none."""
+    low, high = float(truth.min()), float(truth.max())
+    if np.isfinite(low) and np.isfinite(high):
+        return max(-low, high)
+    return float(np.abs(np.where(np.isfinite(truth), truth, 0.0)).max())
 
 
 def root_mean_square(truth: Doubles) -> float:

@@ -25,13 +25,13 @@ _LEAST_BITS: tuple[tuple[float, Precision], ...] = (
     (7.0, "bf16"),
     (2.0, "fp8"),
 )
-_RANK: dict[Precision, int] = {"exact": 0, "fp64": 0, "fp32": 1, "tf32": 2, "fp16": 2, "bf16": 3, "fp8": 4, "none": 5}
+_RANK: dict[str, int] = {"exact": 0, "fp64": 0, "fp32": 1, "tf32": 2, "fp16": 2, "bf16": 3, "fp8": 4, "none": 5}
 
 
-def excused_error(dtype: str, reduction: int, precision: str = "native") -> float:
+def excused_error(dtype: str, reduction: int, precision: str = "native", peak: float = 1.0) -> float:
     """Error, relative to the output's rms, that any honest implementation in this dtype may have.
 
-    Two roundings of the result plus sqrt(n) roundings of the accumulator: rounding errors of a sum of n terms
+    Two roundings of the largest result plus sqrt(n) roundings of the accumulator: rounding errors of a sum of n terms
     walk at random (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019), and the worst case n*u would excuse tf32
     operands from n = 1000 on. The second term is capped at 2**-16, so that four times of it (6e-5) stays
     below what tf32 operands cost (5e-4 at least, as the largest of many errors).
@@ -39,10 +39,20 @@ def excused_error(dtype: str, reduction: int, precision: str = "native") -> floa
     Args:
         dtype: Of the output.
         reduction: Terms of the longest sum.
-        precision: `Contract.precision`; anything coarser than the dtype excuses two of its roundings.
+        precision: `Contract.precision`; anything coarser than the dtype excuses its roundings instead.
+        peak: Largest magnitude of the output over its rms.
     """
     walk = min(math.sqrt(max(1, reduction)) * _ACCUMULATOR[dtype], _ACCUMULATION_CAP[dtype])
-    return max(2 * UNIT_ROUNDOFF[dtype] + walk, 2 * _ROUNDOFF_OF_PRECISION.get(precision, 0.0))
+    roundoff = max(UNIT_ROUNDOFF[dtype], _ROUNDOFF_OF_PRECISION.get(precision, 0.0))
+    return 2 * roundoff * max(1.0, peak) + walk
+
+
+def too_coarse(found: Precision, dtype: str, precision: str = "native") -> bool:
+    """Whether an effective precision is below what the contract asks of this dtype."""
+    least = _RANK[NOMINAL[dtype]]
+    if precision in _RANK:
+        least = max(least, _RANK[precision])
+    return least < _RANK[found] < _RANK["none"]
 
 
 def reduction_estimate(signature: Signature) -> int:
