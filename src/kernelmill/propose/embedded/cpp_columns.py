@@ -35,9 +35,9 @@ def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
     found = [sizes("lanes", (16, 64, 256, 1024), 256, width)]
     if _splittable(kernel):
         few = extent(kept(kernel)) < 2048 and extent(reduced(kernel)) >= 4096
-        found.append(choices("split", (False, True), few))
+        found.append(choices("split", (False, True), default=few))
     if any(v.op == "div" for v in kernel.values):
-        found.append(choices("reciprocal", (True, False), True))
+        found.append(choices("reciprocal", (True, False), default=True))
     return tuple(found)
 
 

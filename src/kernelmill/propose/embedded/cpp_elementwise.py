@@ -14,9 +14,9 @@ def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
     """chunk: elements per task; stream: write past the cache; reciprocal: multiply instead of divide."""
     found = [sizes("chunk", (1024, 4096, 16384, 65536), 4096, kernel.axes[-1].extent)] if kernel.axes else []
     if streamable(kernel):
-        found.append(choices("stream", (False, True), False))
+        found.append(choices("stream", (False, True), default=False))
     if any(v.op == "div" for v in kernel.values):
-        found.append(choices("reciprocal", (False, True), False))
+        found.append(choices("reciprocal", (False, True), default=False))
     return tuple(found)
 
 

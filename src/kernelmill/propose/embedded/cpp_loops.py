@@ -90,7 +90,7 @@ def clause(value: KernelValue, name: str) -> str:
     return f"reduction({operator}:{name})"
 
 
-def choices(name: str, values: tuple[Value, ...], default: Value, *, ordered: bool = False) -> Parameter:
+def choices(name: str, values: tuple[Value, ...], *, default: Value, ordered: bool = False) -> Parameter:
     """A knob."""
     return Parameter(name=name, values=values, default=default, ordered=ordered)
 
@@ -98,4 +98,4 @@ def choices(name: str, values: tuple[Value, ...], default: Value, *, ordered: bo
 def sizes(name: str, values: tuple[int, ...], default: int, limit: int) -> Parameter:
     """A knob of sizes that never offers two values which a loop of `limit` iterations could not tell apart."""
     useful = tuple(v for v in values if v < limit) + tuple(v for v in values if v >= limit)[:1]
-    return choices(name, useful, min(default, useful[-1]), ordered=True)
+    return choices(name, useful, default=min(default, useful[-1]), ordered=True)

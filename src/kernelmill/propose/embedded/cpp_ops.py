@@ -22,6 +22,8 @@ STORAGE = {
 COMPUTE = {**STORAGE, "float16": "float", "bfloat16": "float"}
 """C type in which a value is computed."""
 
+Number = bool | int | float
+
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 WIDEN = {"float16": "half_to_float", "bfloat16": "bfloat16_to_float"}
@@ -153,7 +155,7 @@ HEAVY = frozenset({"exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "tan
 """Operations worth storing rather than computing twice."""
 
 
-def literal(value: bool | int | float, dtype: str) -> str:
+def literal(value: Number, dtype: str) -> str:
     """A C++ literal of the given dtype's compute type.
 
     Raises:

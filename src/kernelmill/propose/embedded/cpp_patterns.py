@@ -84,14 +84,13 @@ class Pair:
     def _merging(self, bounds: tuple[str, str]) -> list[str]:
         node, total = self.second.node, self.total
         if self.kind == "exponentials":
-            return [
-                f"{total} = {total} * vec_exp(sum{self.first} - shift{node}) + part{node};  // rescale to the new maximum"
-            ]
+            return [f"{total} = {total} * vec_exp(sum{self.first} - shift{node}) + part{node};"]
         return [
             "// Chan, Golub & LeVeque 1979: merge sums of squared deviations of two sets",
             f"const double size{node} = {bounds[1]} - {bounds[0]};",
             f"const double delta{node} = mean{node} - (count{node} > 0 ? sum{self.first} / count{node} : mean{node});",
-            f"{total} += part{node} + delta{node} * delta{node} * count{node} * size{node} / (count{node} + size{node});",
+            f"{total} += part{node};",
+            f"{total} += delta{node} * delta{node} * count{node} * size{node} / (count{node} + size{node});",
             f"count{node} += size{node};",
         ]
 
@@ -114,9 +113,9 @@ def selection(body: Body, value: KernelValue) -> Selection | None:
     if equal is None:
         return None
     for place, index in (equal.args, equal.args[::-1]):
-        if _counts(body, place, axes[0]) and isinstance(index, Ref) and axes[0].name not in body.varies(index.node):
-            if body.values[index.node].dtype in {"int64", "int32"}:
-                return Selection(index.node, where.args[1], axes[0])
+        whole = isinstance(index, Ref) and body.values[index.node].dtype in {"int64", "int32"}
+        if _counts(body, place, axes[0]) and whole and axes[0].name not in body.varies(index.node):
+            return Selection(index.node, where.args[1], axes[0])
     return None
 
 

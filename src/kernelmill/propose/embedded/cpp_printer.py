@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from math import prod
+from typing import Protocol
 
 from kernelmill.propose.embedded import cpp_columns, cpp_elementwise, cpp_rows, cpp_scan, cpp_window
 from kernelmill.propose.embedded.cpp_loops import choices
@@ -22,8 +23,16 @@ _INCLUDES = """#include <algorithm>
 #include <vector>
 """
 
-_SKELETONS = {"elementwise": cpp_elementwise, "row": cpp_rows, "column": cpp_columns}
-_TEMPLATES = {"window": cpp_window, "scan": cpp_scan}
+
+class _Skeleton(Protocol):
+    """What a module of one skeleton offers."""
+
+    def knobs(self, kernel: FusedKernel) -> tuple[Parameter, ...]: ...
+
+    def write(self, body: Body, setting: Mapping[str, Value]) -> list[str]: ...
+
+
+_SKELETONS: dict[str, _Skeleton] = {"elementwise": cpp_elementwise, "row": cpp_rows, "column": cpp_columns}
 
 
 class CppPrinter(Printer):
@@ -31,15 +40,20 @@ class CppPrinter(Printer):
 
     language = "cpp"
 
+    def __init__(self, widths: tuple[int, ...] = ()) -> None:
+        self.widths = widths
+        """Vector widths in bits to choose between; empty: the compiler's choice."""
+
     def knobs(self, kernel: Kernel) -> tuple[Parameter, ...]:
         if isinstance(kernel, TemplateKernel):
-            return _TEMPLATES[kernel.template].knobs(kernel)
+            return cpp_window.knobs(kernel) if kernel.template == "window" else cpp_scan.knobs(kernel)
         return _SKELETONS[kernel.skeleton].knobs(kernel)
 
     def file_knobs(self, program: Program) -> tuple[Parameter, ...]:
         if not kernels(program):
             return ()
-        return (choices("vector", (0, 256, 512), 0), choices("unroll", (False, True), False))
+        unroll = choices("unroll", (False, True), default=False)
+        return (choices("vector", (0, *self.widths), default=0), unroll) if self.widths else (unroll,)
 
     def print(self, program: Program, knobs: Knobs) -> str:
         sections: set[str] = set()
@@ -48,7 +62,7 @@ class CppPrinter(Printer):
         for kernel in kernels(program):
             setting = chosen(self.knobs(kernel), knobs.get(kernel.name, {}))
             if isinstance(kernel, TemplateKernel):
-                text, needs = _TEMPLATES[kernel.template].write(kernel, setting, dtypes[kernel.output])
+                text, needs = _template(kernel, setting, dtypes[kernel.output])
             else:
                 text, needs = _fused(kernel, setting)
             texts.append(text)
@@ -62,6 +76,12 @@ def _flags(setting: dict[str, Value]) -> str:
     flags = [f"-mprefer-vector-width={setting['vector']}"] if setting.get("vector") else []
     flags += ["-funroll-loops"] if setting.get("unroll") else []
     return f"// flags: {' '.join(flags)}\n" if flags else ""
+
+
+def _template(kernel: TemplateKernel, setting: dict[str, Value], dtype: str) -> tuple[str, set[str]]:
+    if kernel.template == "window":
+        return cpp_window.write(kernel, setting, dtype)
+    return cpp_scan.write(kernel, setting, dtype)
 
 
 def _fused(kernel: FusedKernel, setting: dict[str, Value]) -> tuple[str, set[str]]:

@@ -37,14 +37,14 @@ def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
     length = reduced(kernel)[-1].extent
     found = [sizes("chunk", (256, 1024, 4096, 16384), 1024, length)]
     if heavy(body):
-        found.append(choices("keep", (True, False), True))
+        found.append(choices("keep", (True, False), default=True))
     if pairs(body):
-        found.append(choices("onepass", (False, True), extent(reduced(kernel)) > 65536))
+        found.append(choices("onepass", (False, True), default=extent(reduced(kernel)) > 65536))
     if any(v.op == "div" for v in kernel.values):
-        found.append(choices("reciprocal", (True, False), True))
+        found.append(choices("reciprocal", (True, False), default=True))
     if length >= 4096:
         few = extent(kept(kernel)) < 32 and extent(reduced(kernel)) >= 65536
-        found.append(choices("split", (False, True), few))
+        found.append(choices("split", (False, True), default=few))
     return tuple(found)
 
 
@@ -121,11 +121,9 @@ def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
 
 def _place_kept(row: _Row) -> None:
     """Give every costly value a place: the row of an output that is written later, else the stack."""
-    kernel, free = row.body.kernel, []
+    kernel = row.body.kernel
     axes = reduced(kernel)
-    for operand in kernel.stores:
-        if operand.full and operand.dtype == "float32" and operand.strides[-1] == 1:
-            free.append(operand)
+    free = [o for o in kernel.stores if o.full and o.dtype == "float32" and o.strides[-1] == 1]
     for node, first in heavy(row.body).items():
         home = next((o for o in free if kernel_sweep(kernel, o) > first), None)
         if home is not None:

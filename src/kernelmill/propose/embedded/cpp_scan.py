@@ -25,7 +25,7 @@ def knobs(kernel: TemplateKernel) -> tuple[Parameter, ...]:
         return (sizes("lanes", (64, 256, 1024), 256, inner),)
     found = [sizes("interleave", (1, 2, 4, 8, 16), 8, rows if length < _LONG else 16)]
     if length >= _LONG:
-        found.append(choices("split", (False, True), rows < 32))
+        found.append(choices("split", (False, True), default=rows < 32))
     return tuple(found)
 
 

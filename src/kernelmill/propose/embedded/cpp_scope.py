@@ -19,6 +19,7 @@ from kernelmill.propose.embedded.cpp_ops import (
     STORAGE,
     UNARY,
     WIDEN,
+    Number,
     Word,
     literal,
     promote,
@@ -286,7 +287,7 @@ def body_name(scope: Scope) -> str:
     return scope.body.kernel.name
 
 
-def _literal(value: bool | int | float, dtype: str) -> str:
+def _literal(value: Number, dtype: str) -> str:
     text = literal(value, dtype)
     return f"({text})" if text.startswith("-") else text
 

@@ -14,7 +14,7 @@ from kernelmill.schema import Parameter, Value
 def knobs(kernel: TemplateKernel) -> tuple[Parameter, ...]:
     """direct: read every window straight from the input instead of combining rows first."""
     deep = kernel.attrs["kernel"][0] * kernel.attrs["kernel"][1] > 1
-    return (choices("direct", (False, True), False),) if deep and not any(kernel.attrs["padding"]) else ()
+    return (choices("direct", (False, True), default=False),) if deep and not any(kernel.attrs["padding"]) else ()
 
 
 def write(kernel: TemplateKernel, setting: Mapping[str, Value], dtype: str) -> tuple[str, set[str]]:

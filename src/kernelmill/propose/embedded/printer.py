@@ -25,7 +25,7 @@ class Printer(ABC):
 
     @abstractmethod
     def knobs(self, kernel: Kernel) -> tuple[Parameter, ...]:
-        """What may be turned in one kernel; names without the kernel's. Knobs that could change nothing are left out."""
+        """What may be turned in one kernel; names without the kernel's. Knobs that change nothing are left out."""
 
     @abstractmethod
     def file_knobs(self, program: Program) -> tuple[Parameter, ...]:

@@ -1,0 +1,115 @@
+"""Knobs for all kernels at once: their times add up, so each kernel is tuned by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from kernelmill.propose._base import View
+from kernelmill.propose.embedded.genome import Genome
+from kernelmill.propose.embedded.ir import Graph
+from kernelmill.propose.embedded.moves import shape_of, steps_from
+from kernelmill.propose.embedded.plan import Program
+from kernelmill.propose.embedded.printer import FILE, Printer, chosen, kernels
+from kernelmill.propose.embedded.render import program_of
+from kernelmill.schema import Parameter, Passed, Value
+
+MAX_ROUNDS = 64
+"""Bound on the proposals of one request."""
+
+KNOBS = "knobs:"
+"""How the note of a candidate begins that differs from its parent in knobs alone."""
+
+Setting = tuple[tuple[str, Value], ...]
+"""A full setting of one kernel, sorted by knob: comparable and hashable."""
+
+
+@dataclass
+class _Seen:
+    """What is known about one kernel, from all candidates that have it."""
+
+    microseconds: dict[Setting, float] = field(default_factory=dict)
+    """Least time seen of every measured setting; infinity where it failed or was not profiled."""
+
+    def note(self, setting: Setting, time: float) -> None:
+        """Remember one measurement."""
+        self.microseconds[setting] = min(time, self.microseconds.get(setting, float("inf")))
+
+    def best(self, default: Setting) -> Setting:
+        """The fastest setting; the default where none has a time."""
+        timed = {s: t for s, t in self.microseconds.items() if t < float("inf")}
+        return min(timed, key=lambda s: (timed[s], s), default=default)
+
+
+class Tuning:
+    """The response of every kernel to its knobs, gathered over all evaluated candidates of a run."""
+
+    def __init__(self, graph: Graph, printer: Printer, view: View) -> None:
+        self.graph = graph
+        self.printer = printer
+        self.seen: dict[str, _Seen] = {}
+        for name, candidate in view.candidates.items():
+            if candidate.genome is not None and name in view.evaluations:
+                evaluation = view.evaluations[name]
+                profile = evaluation.results[0].profile if isinstance(evaluation, Passed) else {}
+                self._learn(Genome.model_validate_json(candidate.genome), profile)
+
+    def _learn(self, genome: Genome, profile: dict[str, float]) -> None:
+        program = program_of(self.graph, genome)
+        for name, space in self._spaces(program).items():
+            time = sum(profile.values()) if name == FILE and profile else profile.get(name, float("inf"))
+            setting = _freeze(chosen(space, genome.kernels.get(name, {})))
+            self.seen.setdefault(self._key(program, name), _Seen()).note(setting, time)
+
+    def _spaces(self, program: Program) -> dict[str, tuple[Parameter, ...]]:
+        found = {k.name: self.printer.knobs(k) for k in kernels(program)}
+        found[FILE] = self.printer.file_knobs(program)
+        return {name: space for name, space in found.items() if space}
+
+    def _key(self, program: Program, name: str) -> str:
+        shapes = {k.name: shape_of(k) for k in kernels(program)}
+        return shapes[name] if name in shapes else " ".join(sorted(shapes.values()))
+
+    def proposals(self, parent: Genome, rng: Random) -> Iterator[tuple[Genome, str]]:
+        """Genomes with the parent's structure: every kernel at a setting it has not been seen at, one step from its
+        best one. Last, every kernel at its best: the sum of what was learnt."""
+        program = program_of(self.graph, parent)
+        spaces = self._spaces(program)
+        known = {name: self.seen.get(self._key(program, name), _Seen()) for name in spaces}
+        best = {
+            name: known[name].best(_freeze(chosen(space, parent.kernels.get(name, {}))))
+            for name, space in spaces.items()
+        }
+        queues = {name: self._untried(space, best[name], known[name], rng) for name, space in spaces.items()}
+        for _ in range(MAX_ROUNDS):
+            if not any(queues.values()):
+                break
+            kernels_now = {name: dict(queues[name].pop() if queues[name] else best[name]) for name in spaces}
+            yield parent.model_copy(update={"kernels": kernels_now}), _note(kernels_now, best)
+        yield (
+            parent.model_copy(update={"kernels": {n: dict(s) for n, s in best.items()}}),
+            f"{KNOBS} the best of each kernel",
+        )
+
+    @staticmethod
+    def _untried(space: tuple[Parameter, ...], best: Setting, known: _Seen, rng: Random) -> list[Setting]:
+        """Settings one step from the best one that were never measured, in random order."""
+        found = [_freeze(s) for s in steps_from(space, dict(best))]
+        found = [s for s in found if s not in known.microseconds]
+        rng.shuffle(found)
+        return found
+
+
+def _freeze(setting: dict[str, Value]) -> Setting:
+    return tuple(sorted(setting.items()))
+
+
+def _note(kernels_now: dict[str, dict[str, Value]], best: dict[str, Setting]) -> str:
+    changed = [
+        f"{name}.{knob}={value}"
+        for name, setting in kernels_now.items()
+        for knob, value in setting.items()
+        if (knob, value) not in best[name]
+    ]
+    return f"{KNOBS} {', '.join(changed)}"
