@@ -14,6 +14,9 @@ from kernelmill.propose.embedded.names import launch_names
 from kernelmill.propose.embedded.trace import state_of, trace
 
 
+LAUNCH_NAMES = ("float32", "float64", "int64", "int32", "bool", "channels_last", "channels_last_3d")
+
+
 def dtype(name: str) -> torch.dtype:
     found = getattr(torch, name)
     assert isinstance(found, torch.dtype)
@@ -62,7 +65,7 @@ def run_graph(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[torch.Tens
         if isinstance(arg, Ref):
             return env[arg.node]
         if isinstance(arg, Name):
-            return dtype(arg.text)
+            return getattr(torch, arg.text)
         return [get(a) for a in arg] if isinstance(arg, list | tuple) else arg
 
     for node in graph.nodes:
@@ -169,10 +172,7 @@ def run_program(program: Program, arguments: list[Any]) -> list[torch.Tensor]:
         elif isinstance(step, LaunchLine):
             name, _, text = step.text.partition(" = ")
             assert name not in env
-            names = {n: dtype(n) for n in ("float32", "float64", "int64", "int32", "bool")} | {
-                "inf": math.inf,
-                "nan": math.nan,
-            }
+            names = {n: getattr(torch, n) for n in LAUNCH_NAMES} | {"inf": math.inf, "nan": math.nan}
             env[name] = eval(text, names, env)
         elif isinstance(step, FusedKernel):
             run_kernel(step, env)

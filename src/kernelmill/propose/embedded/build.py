@@ -35,11 +35,21 @@ def convert(value: Number, dtype: str) -> Number:
     return float(value) if "float" in dtype else int(value)
 
 
+_PURE = frozenset({"constant", "pointwise", "reduce", "view", "iota"})
+"""Kinds of which two with the same arguments are the same value. Not library calls: they may be random."""
+
+
+def _identity(node: Node) -> str:
+    """Equal for nodes that compute the same; as text, because 1, 1.0 and True are equal but not the same literal."""
+    return repr((node.kind, node.op, node.args, node.shape, node.dtype, sorted(node.attrs.items())))
+
+
 class Builder:
-    """Appends nodes; ids go on from the largest one taken."""
+    """Appends nodes; ids go on from the largest one taken. A computation that is there already is used again."""
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         self.nodes: list[Node] = list(nodes)
+        self._same = {_identity(n): n for n in self.nodes if n.kind in _PURE}
         self._next = 1 + max((n.id for n in self.nodes), default=-1)
         self._by_id = {n.id: n for n in self.nodes}
 
@@ -52,6 +62,10 @@ class Builder:
         stride = attrs.pop("stride", None)
         refs = tuple(Ref(a.id) if isinstance(a, Node) else a for a in args)
         node = Node(self._next, kind, op, refs, tuple(shape), dtype, None if stride is None else tuple(stride), attrs)
+        if kind in _PURE:
+            known = self._same.setdefault(_identity(node), node)
+            if known is not node:
+                return known
         self._next += 1
         self.nodes.append(node)
         self._by_id[node.id] = node
