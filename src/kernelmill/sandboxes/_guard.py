@@ -40,6 +40,8 @@ _SYSTEM = """
 /proc/sys/vm /proc/sys/kernel /sys/devices/system
 """
 
+_PACKAGE = Path(__file__).resolve().parent.parent
+
 # glibc reserves 128 MiB of addresses for the arenas of a thread; 16 threads and some libraries.
 _ADDRESS_SLACK_BYTES = 4 * 2**30
 
@@ -51,8 +53,7 @@ def system_paths() -> list[Path]:
 
 def interpreter_paths() -> list[Path]:
     """What this Python needs to read to start and to import KernelMill."""
-    package = Path(__file__).resolve().parent.parent
-    found = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix), package}
+    found = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix), _PACKAGE}
     return sorted(path for path in found if len(path.parts) > 1)
 
 
@@ -97,7 +98,10 @@ def _steps(policy: Policy, keep: set[int]) -> Iterator[tuple[str, Callable[[], o
     yield "rlimits", lambda: _limit(policy)
     yield "caps", _namespaces.drop_capabilities
     readable = [*system_paths(), *interpreter_paths(), *policy.readable]
-    yield "landlock", lambda: _landlock.restrict(readable, [Path("/dev/null"), *policy.writable])
+    writable = [Path("/dev/null"), *policy.writable]
+    # The import system finds a package by listing the folder that it lies in.
+    listable = [_PACKAGE.parent]
+    yield "landlock", lambda: _landlock.restrict(readable, writable, listable)
     yield "seccomp", lambda: _seccomp.install_entry(processes=policy.processes)
 
 

@@ -54,11 +54,12 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         os.close(beneath)
 
 
-def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
+def restrict(readable: Iterable[Path], writable: Iterable[Path], listable: Iterable[Path] = ()) -> int:
     """Deny this process every file but these, TCP, and signals and abstract sockets to the outside.
 
-    Paths that do not exist are left out. Gives the ABI that holds: TCP from 4, device controls from 5,
-    signals and abstract sockets from 6. Needs no-new-privileges; OSError where the kernel refuses.
+    In `listable` folders, and those below, it may see names and read nothing. Paths that do not exist are
+    left out. Gives the ABI that holds: TCP from 4, device controls from 5, signals and abstract sockets
+    from 6. Needs no-new-privileges; OSError where the kernel refuses.
     """
     version = abi()
     everything = _file_rights(version)
@@ -66,6 +67,8 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
     try:
         for path in readable:
             _allow(ruleset, path, _READ)
+        for path in listable:
+            _allow(ruleset, path, _READ_DIR)
         for path in writable:
             _allow(ruleset, path, everything)
         call("landlock_restrict_self", ruleset, 0)
