@@ -43,8 +43,8 @@ def affine(x, scale, power=2):
     return torch.tanh(x) * scale * power
 '''
 AFFINE_CPP = """
-extern "C" void kernel(const float* x, const int64_t* xs, const int64_t* xt, const float* s, const int64_t*, const int64_t*,
-                       int64_t power, float* out, const int64_t*, const int64_t*) {
+extern "C" void kernel(const float* x, const int64_t* xs, const int64_t* xt, const float* s, const int64_t*,
+                       const int64_t*, int64_t power, float* out, const int64_t*, const int64_t*) {
     for (int64_t i = 0; i < xs[0]; i++)
         for (int64_t j = 0; j < xs[1]; j++)
             out[i * xs[1] + j] = std::tanh(x[i * xt[0] + j * xt[1]]) * s[j] * power;
@@ -84,7 +84,8 @@ def launch(x, norm_weight, norm_bias, shift):
     rows(x, norm_weight, norm_bias, shift, 0.5, out, best)
     return (out, best)
 */
-extern "C" void rows(const float* x, const float* w, const float* b, const float* s, double eps, float* out, int64_t* best) {
+extern "C" void rows(const float* x, const float* w, const float* b, const float* s, double eps, float* out,
+                     int64_t* best) {
     for (int i = 0; i < 4; i++) {
         double mean = 0, square = 0;
         best[i] = 0;

@@ -24,7 +24,7 @@ from kernelmill.export.words import headline
 from kernelmill.languages._base import Artifact
 from kernelmill.schema import Scalar, Signature, TensorSpec
 
-PARTS = ("runtime", "dropin", "operators", "native")
+PARTS = ("runtime", "variants", "dropin", "operators", "native")
 """Files of `standalone/` that every export carries, with an underscore before the name."""
 
 

@@ -71,9 +71,12 @@ def _refusal(host: Host, name: str) -> Callable[..., Any]:
         )
 
     operator = torch.library.custom_op(
-        f"{NAMESPACE}::{name}_backward", refuse, mutates_args=(), schema="(Tensor[] grads, Tensor[] tensors) -> Tensor[]"
+        f"{NAMESPACE}::{name}_backward",
+        refuse,
+        mutates_args=(),
+        schema="(Tensor[] grads, Tensor[] tensors) -> Tensor[]",
     )
-    operator.register_fake(lambda grads, tensors: [torch.empty_like(t) for t in tensors])
+    operator.register_fake(lambda _, tensors: [torch.empty_like(t) for t in tensors])
 
     def backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[Any, None]:
         # It takes the gradients so that torch.compile cannot move it into the forward pass.
