@@ -24,14 +24,16 @@ else:
     import tomli as tomllib
 
 _PREFIX = "KERNELMILL_"
+_CACHE = "KERNELMILL_CACHE"
 
 
 def cache_dir() -> Path:
     """Where compiled kernels and measured peaks are kept between runs.
 
-    `KERNELMILL_PATHS_CACHE`, or `kernelmill` under `XDG_CACHE_HOME`, or `~/.cache/kernelmill`.
+    `KERNELMILL_CACHE`, or `kernelmill` under `XDG_CACHE_HOME`, or `~/.cache/kernelmill`. Not a setting of a run:
+    all runs of a user share it, and it is safe to delete.
     """
-    named = os.environ.get(f"{_PREFIX}PATHS_CACHE")
+    named = os.environ.get(_CACHE)
     if named:
         return Path(named).expanduser().absolute()
     return _xdg("XDG_CACHE_HOME", ".cache") / "kernelmill"
@@ -51,15 +53,8 @@ def _xdg(variable: str, fallback: str) -> Path:
 class PathsConfig(Spec):
     """Where things are kept. `~` is the home folder; a relative path in a file counts from that file."""
 
-    cache: Path = Field(default_factory=cache_dir)
-    """Compiled kernels, measured peaks; safe to delete."""
     runs: Path = Path(".kernelmill")
     """Event log and results of runs."""
-
-    @property
-    def store(self) -> Path:
-        """The event log of all runs of this folder."""
-        return self.runs / "store.sqlite"
 
     def run(self, run: str) -> Path:
         """The folder of one run."""
@@ -75,8 +70,8 @@ class MeasureConfig(Spec):
     """Logical CPUs to measure on; None: all that this process may use."""
     compile_baseline: bool = True
     """Whether `torch.compile` is timed beside eager, where it works here."""
-    sandbox: str | None = None
-    """Name of a sandbox plugin; None: the strongest that works here; `off`: none, and the verdict says so."""
+    confine: bool = True
+    """Whether candidates run in the sandbox; without it the verdict says so."""
     memory_gib: float = Field(default=8.0, gt=0)
     """Memory that a candidate may use."""
 
@@ -96,7 +91,7 @@ class RunConfig(Spec):
     """Root of all chance in the search. The seed of the hidden cases is drawn fresh and is revealed at the end."""
     budget: BudgetLimits = BudgetLimits(seconds=300)
     measure: MeasureConfig = MeasureConfig()
-    paths: PathsConfig = Field(default_factory=PathsConfig)
+    paths: PathsConfig = PathsConfig()
 
 
 def load_config(flags: Mapping[str, Any] | None = None, folder: Path | None = None) -> RunConfig:
@@ -175,7 +170,7 @@ def _from_environment() -> dict[str, Any]:
     known = environment_names()
     found: dict[str, Any] = {}
     for variable, text in os.environ.items():
-        if not variable.startswith(_PREFIX):
+        if not variable.startswith(_PREFIX) or variable == _CACHE:
             continue
         if variable not in known:
             raise UserError(f"environment: no setting {variable}{_nearest(variable, known)}")

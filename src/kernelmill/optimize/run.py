@@ -1,0 +1,178 @@
+"""One optimization put together: searcher, operator, gates, evaluator, store, and the engine that drives them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kernelmill.config import RunConfig
+from kernelmill.errors import UserError
+from kernelmill.evaluate.pipeline import Evaluator, languages
+from kernelmill.gates import gates
+from kernelmill.optimize.engine import Engine
+from kernelmill.optimize.promotion import judge, worth
+from kernelmill.optimize.workbench import Workbench
+from kernelmill.propose._base import Operator
+from kernelmill.registry import Registry
+from kernelmill.schema import Candidate, Evaluation, Event, RunInfo, Task
+from kernelmill.search import make_searcher
+from kernelmill.stores import Store
+
+operators: Registry[Operator] = Registry("kernelmill.propose", Operator)
+
+GRAPH = "graph.json"
+TASK = "task.json"
+SEEDS = "seeds.json"
+
+
+def describe_run(config: RunConfig, task: Task, bench: Workbench) -> RunInfo:
+    """The head of a new run; its id says when, what, and is unique."""
+    now = datetime.now(timezone.utc)
+    slug = re.sub(r"[^a-z0-9]+", "-", task.name.lower()).strip("-")[:32] or "task"
+    return RunInfo(
+        id=f"{now:%Y%m%d-%H%M%S}-{slug}-{secrets.token_hex(2)}",
+        task=task.id,
+        task_name=task.name,
+        task_path=task.path,
+        language=config.language,
+        searcher=config.searcher,
+        seed=config.seed,
+        limits=config.budget,
+        created=now.isoformat(timespec="seconds"),
+        options={"config": config.model_dump_json(exclude={"paths"})},
+        environment=environment(bench),
+    )
+
+
+def environment(bench: Workbench) -> dict[str, str]:
+    """Versions and machine, for the evidence."""
+    found = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": bench.description.name,
+        "isa": " ".join(bench.description.isa),
+        "cores": " ".join(map(str, bench.cells.cores)),
+        "threads": str(bench.cells.threads),
+    }
+    for package in ("kernelmill", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def config_of(info: RunInfo, present: RunConfig) -> RunConfig:
+    """The settings a run was started with; where it is kept is as now."""
+    recorded = RunConfig.model_validate_json(info.options.get("config", "{}"))
+    return recorded.model_copy(update={"paths": present.paths})
+
+
+def keep_task(folder: Path, task: Task) -> None:
+    """Write the task as it was into the run's folder, so that nothing done later depends on the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / TASK, task.model_dump_json(indent=2))
+
+
+def kept_task(folder: Path) -> Task:
+    """The task of a run. Raises UserError where the run's folder has lost it."""
+    try:
+        return Task.model_validate_json((folder / TASK).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {folder / TASK}: {error.strerror}; the run's folder is incomplete") from error
+    except ValueError as error:
+        raise UserError(f"{folder / TASK} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def kept_seeds(folder: Path) -> dict[str, str]:
+    """The secret seeds of a run that ended, by purpose; empty before."""
+    path = folder / SEEDS
+    found: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """A run that exists in the store, ready to be driven or driven further."""
+
+    config: RunConfig
+    task: Task
+    info: RunInfo
+    store: Store
+    bench: Workbench
+    folder: Path
+    """`graph.json` and the task are kept here, and afterwards the seeds."""
+
+    def events(self, stopper: Callable[[Callable[[], None]], None] | None = None) -> Iterator[Event]:
+        """Search, then promote the best; each event once it is safe in the store.
+
+        Args:
+            stopper: Is handed what ends the run early, as Ctrl-C does.
+
+        Raises:
+            TaskError: The reference fails, or cannot be traced for the operator.
+            UserError: A plugin of that name does not exist, or refuses its options.
+            ToolchainError: The language cannot be built here.
+        """
+        languages.get(self.config.language)  # a wrong name shows before anything is measured
+        with self.bench.evaluator(self.task) as evaluator:
+            graph = self.folder / GRAPH
+            if not graph.is_file():
+                _write(graph, evaluator.trace())
+            engine = self._engine(evaluator)
+            if stopper is not None:
+                stopper(engine.stop)
+            yield from engine.run()
+            self._reveal(evaluator)
+
+    def _engine(self, evaluator: Evaluator) -> Engine:
+        config = self.config
+        engine = Engine(
+            task=self.task,
+            run_id=self.info.id,
+            searcher=make_searcher(config.searcher, operator=config.operator, **config.search),
+            operators={config.operator: operators.get(config.operator)()},
+            gates=[gates.get(name)() for name in gates.names()],
+            evaluate=evaluator.evaluate,
+            store=self.store,
+            budget=config.budget,
+            seed=config.seed,
+            device=self.bench.figures(),
+            workdir=self.folder,
+        )
+        engine.promote = partial(promote, engine.journal.evaluations.get, evaluator)
+        return engine
+
+    def _reveal(self, evaluator: Evaluator) -> None:
+        """Keep the secret seeds, now that no candidate will be judged any more."""
+        seeds = {"search": evaluator.reveal(), "promotion": getattr(evaluator, "seed_of_promotion", "")}
+        _write(self.folder / SEEDS, json.dumps({k: v for k, v in seeds.items() if v}))
+
+
+def promote(
+    known: Callable[[str], Evaluation | None], evaluator: Evaluator, candidate: Candidate
+) -> tuple[bool, Evaluation]:
+    """Judge a candidate once more, in fresh processes, on fresh content and on held-out workloads.
+
+    One that the search's own measurement rules out is not measured again: it does not hold.
+    """
+    before = known(candidate.id)
+    if before is not None and not worth(before):
+        return False, before
+    evaluation = evaluator.evaluate(candidate, "promotion")
+    return judge(evaluation).held, evaluation
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    partial_path = path.with_name(f".{path.name}.part")
+    partial_path.write_text(text, encoding="utf-8")
+    partial_path.replace(path)
