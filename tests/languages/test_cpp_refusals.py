@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from kernelmill.errors import ToolchainError
+from kernelmill.errors import BuildError, ToolchainError
 from kernelmill.languages._compile import Limits
+from kernelmill.languages._launch import parse
+from kernelmill.languages._scan import check_source, exported, labels, parameters
 from kernelmill.languages.cpp import Cpp
 from kernelmill.schema import Candidate
 from kernelmill.testing.language import SIGNATURE
@@ -89,6 +93,8 @@ FILES = [
     '#include_next "/etc/passwd"',
     '#pragma GCC dependency "/etc/passwd"',
     'const char* a = "\\"; /*";\n#include "/etc/passwd"\n// */',
+    """int c = L'R"(';\n#include "/etc/passwd"\n// )\"""" + '"',
+    """int n = 1'000; const char* q = "'";\n#include "/etc/passwd"\n""",
     'asm(".incbin \\"/etc/passwd\\"");',
     '#if __has_include("/etc/shadow")\n#endif',
     "#import </etc/passwd>",
@@ -146,3 +152,23 @@ def test_a_launch_that_is_wrong_fails_at_build_with_its_line(cpp: Cpp) -> None:
         cpp, LINEAR_SOURCE.replace("assert x.shape == (32, 64)", "\n    f = open(x)"), LINEAR
     ).replace("line 4", "line 5")
     assert "launch takes 4 arguments" in refusal(cpp, LINEAR_SOURCE, RELU)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/*", 'R"x(', '"\\"', "'\\", 'extern "C" ', "static ", "static\t", "/* launch\n", "// tune A = 1 [", "#", "\\\n"],
+)
+def test_no_text_keeps_the_scan_busy_for_long(text: str) -> None:
+    source = text * (100_000 // len(text))
+
+    def scan() -> None:
+        for look in (check_source, exported, labels, parameters, parse):
+            with suppress(BuildError, ValueError):
+                look(source)
+
+    process = multiprocessing.get_context("fork").Process(target=scan)
+    process.start()
+    process.join(20)
+    finished = process.exitcode == 0
+    process.kill()
+    assert finished

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = files("kernelmill.languages").joinpath("kernelmill.h").read_text()
 _MAIN: Final = '#include "kernelmill.h"\n#include "knobs.h"\n#include "kernel.cpp"\n#include "launch.h"\n'
+_NO_MEMORY: Final = re.compile(r"out of memory|memory exhausted|bad_alloc|Killed signal|cannot allocate", re.IGNORECASE)
 _HEADER_SECONDS: Final = 120.0
 """The precompiled header takes 2 s here; once per compiler and flags, so a slow machine gets its time."""
 
@@ -145,12 +146,15 @@ class Compile:
         text = outcome.text
         if "CPU time limit" in text or outcome.code in {-signal.SIGXCPU, 128 + signal.SIGXCPU}:
             return BuildError(f"compiling took longer than {self.limits.seconds:g} s of processor time")
-        if re.search(r"out of memory|memory exhausted|bad_alloc|Killed signal|cannot allocate", text, re.IGNORECASE):
+        killed = outcome.code in {-signal.SIGKILL, 128 + signal.SIGKILL}
+        if killed or re.search(
+            r"out of memory|memory exhausted|bad_alloc|Killed signal|cannot allocate", text, re.IGNORECASE
+        ):
             gib = self.limits.memory_bytes / 2**30
             return BuildError(f"compiling needed more than {gib:g} GiB; unroll less, use smaller tables")
         if "internal compiler error" in text or "PLEASE submit a bug report" in text:
             return BuildError(f"this source crashes {self.compiler.kind} {self.compiler.version}; write it another way")
-        if not re.search(r"error|undefined", text, re.IGNORECASE):
+        if not re.search(r"(?<![a-z])error: |undefined (reference|symbol)", text, re.IGNORECASE):
             return ToolchainError(f"{self.compiler.path} failed without a diagnostic: {_tail(outcome)}")
         if re.search(r"cannot execute|No space left|Permission denied|Read-only file system|cannot find -l", text):
             return ToolchainError(f"{self.compiler.path} failed by itself: {_tail(outcome)}")

@@ -31,7 +31,7 @@ def read_exports(path: Path) -> Exports:
         raise BuildError("the compiler made no 64-bit little-endian ELF library")
     try:
         return _read(data)
-    except (struct.error, IndexError, ValueError) as exc:
+    except (struct.error, IndexError, ValueError, OverflowError) as exc:
         raise BuildError(f"the library's tables cannot be read: {exc}") from exc
 
 

@@ -39,7 +39,7 @@ RESERVED: Final = DTYPES | FORMATS | NUMBERS | {"aten", "torch", "empty", "empty
 
 MAX_CHARACTERS: Final = 200_000
 MAX_DEPTH: Final = 12
-_BLOCK: Final = re.compile(r"^[ \t]*/\*[ \t]*launch[ \t]*\r?\n(.*?)\*/", re.DOTALL | re.MULTILINE)
+_OPENING: Final = re.compile(r"^[ \t]*/\*[ \t]*launch[ \t]*\r?\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,18 @@ def parse(source: str) -> Launch | None:
     """
     if len(source) > MAX_CHARACTERS:
         raise ValueError(f"the source has {len(source)} characters; at most {MAX_CHARACTERS} are allowed")
-    blocks = list(_BLOCK.finditer(source))
-    if not blocks:
+    openings = list(_OPENING.finditer(source))
+    if not openings:
         return None
-    if len(blocks) > 1:
-        lines = ", ".join(str(source.count("\n", 0, b.start()) + 1) for b in blocks)
-        raise ValueError(f"a file has at most one launch block; found {len(blocks)}, at lines {lines}")
-    line = source.count("\n", 0, blocks[0].start(1))
-    return _Parser().launch(_tree(textwrap.dedent(blocks[0][1]), line))
+    lines = [source.count("\n", 0, opening.start()) + 1 for opening in openings[:9]]
+    if len(openings) > 1:
+        shown = ", ".join(map(str, lines))
+        raise ValueError(f"a file has at most one launch block; found {len(openings)}, at lines {shown}")
+    start = openings[0].end()
+    end = source.find("*/", start)
+    if end < 0:
+        raise ValueError(f"the launch block of line {lines[0]} has no end, `*/`")
+    return _Parser().launch(_tree(textwrap.dedent(source[start:end]), lines[0]))
 
 
 def _tree(text: str, line: int) -> ast.Module:

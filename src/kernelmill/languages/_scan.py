@@ -11,13 +11,18 @@ import re
 from typing import Final
 
 from kernelmill.errors import BuildError
+from kernelmill.languages._launch_parser import MAX_CHARACTERS
 from kernelmill.schema import Parameter, Value
 
-MAX_BYTES: Final = 1_000_000
+MAX_BYTES: Final = MAX_CHARACTERS
 
+# An opener without its end takes all the rest, so that no text makes the scan quadratic. Numbers come first because of
+# the digit separator in 1'000.
 _TOKEN: Final = re.compile(
-    r"""(?P<raw>\bR"(?P<fence>[^ ()\\\t\n]{0,16})\(.*?\)(?P=fence)")|(?P<string>"(?:\\.|[^"\\\n])*")"""
-    r"""|(?P<char>'(?:\\.|[^'\\\n])+')|(?P<line>//[^\n]*)|(?P<block>/\*.*?\*/)""",
+    r"""(?P<number>(?<!\w)\.?\d(?:'?[\w.])*)"""
+    r"""|(?P<raw>(?<![A-Za-z0-9_])(?:u8|[uUL])?R"(?P<fence>[^ ()\\\t\n]{0,16})\(.*?(?:\)(?P=fence)"|\Z))"""
+    r"""|(?P<string>"(?:\\.|[^"\\\n])*"?)|(?P<char>'(?:\\.|[^'\\\n])*'?)"""
+    r"""|(?P<line>//[^\n]*)|(?P<block>/\*.*?(?:\*/|\Z))""",
     re.DOTALL,
 )
 _DIRECTIVE: Final = re.compile(r"^[ \t\f\v]*(?:\#|%:)[ \t]*(\w*)[ \t]*(.*)$", re.MULTILINE)
@@ -28,11 +33,11 @@ _PRAGMA: Final = re.compile(
 _INCLUDE: Final = re.compile(r'<[a-z0-9_]+(?:\.h)?>|"kernelmill\.h"')
 _TUNE: Final = re.compile(r"^[ \t]*//[ \t]*tune[ \t]+(\S.*)$", re.MULTILINE)
 _KNOB: Final = re.compile(r"([A-Z][A-Z0-9_]{0,63})\s*=\s*(\S+)\s*(\[.*\])(\s+ordered)?\s*")
-_EXPORT: Final = re.compile(r'extern\s+"C"[^;{}()]*?\b(\w+)\s*\(')
+_EXPORT: Final = re.compile(r'extern\s+"C"[^;{}()]{0,200}?\b(\w+)\s*\(')
 
 _LABELS: Final = {
     "threads": r"#\s*pragma\s+omp\s+parallel|\bomp_get_thread_num\b|\bstd::thread\b|\bpthread_create\b",
-    "static-state": r"\bstatic\s+(?!inline\b|const\b|constexpr\b)[\w:<>,\s*&]+?\s*(?:=|;|\[|\{)|\bthread_local\b",
+    "static-state": r"\bstatic\s+(?!inline\b|const\b|constexpr\b)[\w:<>,\s*&]{1,200}?(?:=|;|\[|\{)|\bthread_local\b",
     "file-io": r"\b(?:fopen|open|openat|ifstream|ofstream|fstream|mmap|syscall|socket|popen|system|dlopen)\s*\(?",
     "inline-asm": r"\b(?:asm|__asm__|__asm)\b",
     "target-attribute": r"\btarget\s*\(|#\s*pragma\s+GCC\s+target",
@@ -45,6 +50,8 @@ def code_only(source: str) -> str:
 
     def blank(match: re.Match[str]) -> str:
         breaks = "\n" * match[0].count("\n")
+        if match["number"]:
+            return match[0]
         if match["line"] or match["block"]:
             return " " + breaks
         # An include names its file in quotes, so short plain strings stay.
@@ -95,7 +102,7 @@ def exported(source: str) -> list[str]:
     """Names that the text declares as extern "C", in order."""
     code = re.sub(r"(?m)^[ \t]*#.*$", "", code_only(source))
     names = list(_EXPORT.findall(code))
-    for block in re.finditer(r'extern\s+"C"\s*\{', code):
+    if block := re.search(r'extern\s+"C"\s*\{', code):
         names += re.findall(r"\bvoid\s+(\w+)\s*\(", code[block.end() :])
     return list(dict.fromkeys(names))
 
