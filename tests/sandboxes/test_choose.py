@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernelmill.errors import ToolchainError, UserError
+from kernelmill.errors import InfraError, ToolchainError, UserError
 from kernelmill.sandboxes import choose, sandboxes
 from kernelmill.sandboxes._attempts import system_call
 from kernelmill.sandboxes._base import Sandbox
@@ -76,7 +76,7 @@ def test_a_sandbox_that_runs_nothing_proves_nothing() -> None:
             return ["/bin/false"]
 
     broken: Sandbox = Broken()
-    with pytest.raises(Exception, match="the sandbox runs nothing"):
+    with pytest.raises(InfraError, match="the sandbox runs nothing"):
         broken.probe()
 
 

@@ -94,14 +94,12 @@ def test_a_parent_without_privilege_can_do_so_too() -> None:
     check(lines([*nobody, python, "-I", "-S", "-c", PARENT]))
 
 
-def run(body: str, **options: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        HEAD
-        + "from kernelmill.sandboxes._guard import *\nfrom kernelmill.sandboxes._base import Policy\nimport os, signal\n"
+def run(body: str) -> subprocess.CompletedProcess[str]:
+    names = (
+        "from kernelmill.sandboxes._guard import *\nfrom kernelmill.sandboxes._base import Policy\nimport os, signal\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code + body], capture_output=True, text=True, timeout=120, check=False, **options
-    )
+    argv = [sys.executable, "-c", HEAD + names + body]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_guard_needs_nothing_but_the_standard_library() -> None:
