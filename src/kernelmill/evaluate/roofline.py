@@ -14,7 +14,7 @@ from kernelmill.schema import Signature, TensorSpec
 IMPLAUSIBLE = 0.9
 """Measured peaks are themselves measurements, good to some percent; faster than this times the floor is no record."""
 
-_MATRIX_UNITS = ("amx", "avx512_bf16", "avx512_fp16", "sme", "i8mm", "bf16")
+_FAST_HALVES = ("amx", "avx512_bf16", "avx512_fp16", "sme", "bf16", "asimdhp")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def rates(peaks: Peaks, device: Description, threads: int, dtype: str = "float32
     flops = min(peaks.fma_flops, threads * peaks.fma_flops_one)
     if dtype == "float64":
         flops /= 2
-    elif dtype != "float32" and any(unit.startswith(_MATRIX_UNITS) for unit in device.isa):
+    elif dtype != "float32" and any(unit.startswith(_FAST_HALVES) for unit in device.isa):
         flops = float("inf")
     return Rates(
         memory_bytes=max(peaks.copy_bytes, peaks.triad_bytes, peaks.read_bytes) * share,
