@@ -275,7 +275,7 @@ def test_the_reduction_length_is_guessed_from_sizes() -> None:
     assert reduction_estimate(Signature(arguments=(a, b), outputs=(c,))) == 512
     row = c.model_copy(update={"shape": (96,), "stride": (1,)})
     assert reduction_estimate(Signature(arguments=(a,), outputs=(row,))) == 512
-    assert reduction_estimate(Signature(arguments=(a,), outputs=(a,))) == 1
+    assert reduction_estimate(Signature(arguments=(a,), outputs=(a,))) == 512, "it may be a softmax"
 
 
 def test_a_timed_call_agrees_with_the_baseline_or_is_named() -> None:

@@ -227,4 +227,6 @@ def _disturb(inputs: list[HostTensor], known: Sequence[Facts | None], rng: np.ra
     dtype = real_dtype(inputs[i].spec.dtype) or "float64"
     low, high = chosen.hull
     old = float(to_float64(values[first : first + 1], dtype)[0])
-    values[first : first + 1] = round_to(np.array([high if abs(old - low) < abs(old - high) else low]), dtype)
+    middle = (low + high) / 2
+    new = rng.uniform(middle, high) if old < middle else rng.uniform(low, middle)
+    values[first : first + 1] = round_to(np.array([new]), dtype)

@@ -25,12 +25,14 @@ class Difference:
     rms: float
     lean: float
     """Mean of the difference times the sign of the truth: positive where magnitudes come out too large."""
+    finite: bool
+    """Whether all of both is finite."""
 
 
 def difference(values: Array, dtype: str, truth: Doubles) -> Difference:
     """Compare contiguous values of a real dtype with the truth of the same size; non-finite elements are skipped."""
     flat, right = values.reshape(-1), truth.reshape(-1)
-    largest, where, squares, lean, count = 0.0, 0, 0.0, 0.0, 0
+    largest, where, squares, lean, count, whole = 0.0, 0, 0.0, 0.0, 0, True
     for start in range(0, flat.size, CHUNK):
         reference = right[start : start + CHUNK]
         error = to_float64(flat[start : start + CHUNK], dtype)
@@ -39,6 +41,7 @@ def difference(values: Array, dtype: str, truth: Doubles) -> Difference:
         square = float(np.dot(error, error))
         if not np.isfinite(square):
             finite = np.isfinite(error)
+            whole = whole and bool(finite.all())
             error, reference = np.where(finite, error, 0.0), np.where(finite, reference, 0.0)
             square = float(np.dot(error, error))
         squares += square
@@ -48,7 +51,7 @@ def difference(values: Array, dtype: str, truth: Doubles) -> Difference:
         at = int(error.argmax())
         if error[at] > largest:
             largest, where = float(error[at]), start + at
-    return Difference(largest, where, float(np.sqrt(squares / max(1, count))), lean / max(1, count))
+    return Difference(largest, where, float(np.sqrt(squares / max(1, count))), lean / max(1, count), whole)
 
 
 def largest_size(truth: Doubles) -> float:

@@ -251,4 +251,4 @@ def round_to(values: Reals, dtype: str) -> Array:
         return from_float64(np.asarray(values, np.float64), dtype)
     if dtype == "float16":
         values = np.where(np.isfinite(values), np.clip(values, -top, top), values)
-    return np.asarray(values).astype(STORAGE[dtype])
+    return np.asarray(values).astype(STORAGE[dtype], copy=False)
