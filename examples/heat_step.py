@@ -1,4 +1,4 @@
-"""One explicit step of the heat equation on a periodic grid: a five-point stencil."""
+"""One explicit step of the heat equation: a five-point stencil."""
 
 import torch
 
@@ -10,7 +10,8 @@ from kernelmill import task
     workloads={"grid": {"H": 2048, "W": 2048}},
 )
 def heat_step(u):
-    """Eager mode copies the grid four times before it adds anything."""
-    north, south = torch.roll(u, 1, 0), torch.roll(u, -1, 0)
-    west, east = torch.roll(u, 1, 1), torch.roll(u, -1, 1)
-    return u + 0.2 * (north + south + west + east - 4 * u)
+    """The interior after one step; eager mode makes a new grid for every one of its six operations."""
+    centre = u[1:-1, 1:-1]
+    north, south = u[:-2, 1:-1], u[2:, 1:-1]
+    west, east = u[1:-1, :-2], u[1:-1, 2:]
+    return centre + 0.2 * (north + south + west + east - 4 * centre)

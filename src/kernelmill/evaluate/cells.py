@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelmill.errors import InfraError, LaunchError
-from kernelmill.evaluate.failures import OutOfMemoryError, CallTimeoutError, from_answer
+from kernelmill.evaluate.failures import CallTimeoutError, OutOfMemoryError, from_answer
 from kernelmill.evaluate.memory import wait_until_stopped
 from kernelmill.languages._base import Artifact
 from kernelmill.sandboxes._base import Policy
@@ -83,7 +83,7 @@ class Server:
             _, errors = self.process.communicate()
             tail = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise InfraError(f"the evaluation server did not start: {tail[0]} (torch must be importable)") from error
-        assert ready == b"ready"
+        self.neutral_allocator = json.loads(ready)["neutral_allocator"]
 
     def spawn(self, policy: Policy) -> Cell:
         """A fresh confined process.
@@ -209,6 +209,7 @@ class Cell:
 
     def null_call(self) -> float:
         """Seconds of a handshake that runs nothing."""
+        self.thaw()
         start = time.perf_counter()
         self._exchange(b"n", 10.0, "null call")
         return time.perf_counter() - start

@@ -86,11 +86,11 @@ def neutral_allocator() -> bool:
 
 def serve(fd: int) -> None:
     """Import torch, then fork a cell for every request until the parent hangs up."""
-    neutral_allocator()
+    neutral = neutral_allocator()
     importlib.import_module("torch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=fd)
-    send(control, b"ready")
+    send(control, json.dumps({"neutral_allocator": neutral}).encode())
     while True:
         body, descriptors = _receive_with_descriptor(control)
         if not body:

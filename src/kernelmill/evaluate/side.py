@@ -80,7 +80,8 @@ class Side:
         self.loaded = []
 
     def load(self, tensors: Sequence[HostTensor]) -> None:
-        """Write arguments, then state, in place; poison what the launch will write; let the process run."""
+        """Write arguments, then state, in place; poison what the launch will write. The process stays frozen."""
+        self.cell.freeze()
         for position, (slot, tensor) in enumerate(zip(self.slots, tensors, strict=True)):
             if position < len(self.loaded) and self.loaded[position] is tensor:
                 continue
@@ -88,7 +89,6 @@ class Side:
         self.loaded = list(tensors)
         for slot in self.arena:
             self._fill(slot)
-        self.cell.thaw()
 
     def _fill(self, slot: _Slot) -> None:
         for start in range(0, slot.size, CHUNK):
@@ -104,6 +104,12 @@ class Side:
         call = self.cell.call(self.limit_s)
         self.cell.freeze()
         return call
+
+    def null_call(self) -> float:
+        """Seconds of the same handshake that runs nothing."""
+        seconds = self.cell.null_call()
+        self.cell.freeze()
+        return seconds
 
     def outputs(self) -> list[HostTensor]:
         """What the last call returned, copied out of the frozen process's memory.
@@ -135,9 +141,7 @@ class Side:
     def _check_tree(self, answer: dict[str, Any]) -> None:
         tree = "tensor" if answer["tree"] == 0 else json.dumps(answer["tree"])
         if tree != self.signature.output_tree:
-            raise StructureError(
-                f"the result is nested as {tree}; the reference returns {self.signature.output_tree}"
-            )
+            raise StructureError(f"the result is nested as {tree}; the reference returns {self.signature.output_tree}")
         for number, output in enumerate(answer["outputs"]):
             if "type" in output:
                 raise StructureError(

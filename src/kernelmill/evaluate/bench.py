@@ -1,0 +1,198 @@
+"""All that is trusted about one workload: oracle, baselines, secret content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kernelmill.errors import StageError, TaskError
+from kernelmill.evaluate.arrays import Array, HostTensor
+from kernelmill.evaluate.cells import Server
+from kernelmill.evaluate.checks import meaningless
+from kernelmill.evaluate.content import ContentSource
+from kernelmill.evaluate.precision import reduction_estimate
+from kernelmill.evaluate.reference import ReferenceCell, ReferencePolicy
+from kernelmill.evaluate.side import Side
+from kernelmill.schema import Family, Signature, Task, Workload
+
+GIVEN_SETS = 2
+"""Draws of the task's own generator that content is made from."""
+
+CACHE_BYTES = 2 * 2**30
+"""Verification cases kept with their answers, over all candidates of a run."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One verification case and its right answer."""
+
+    family: Family
+    tensors: list[HostTensor]
+    """Arguments, then state."""
+    oracle: list[Array]
+    """fp64 results."""
+    native: list[HostTensor]
+    """The reference's results in its own precision."""
+    skip: str | None
+    """Why the case says nothing about a candidate, or None."""
+    replay: str
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        held = [t.storage for t in (*self.tensors, *self.native)] + self.oracle
+        return sum(a.nbytes for a in held)
+
+
+@dataclass
+class WorkloadBench:
+    """One workload, its oracle and its baselines, each in a cell of its own.
+
+    Everything derives from `seed`; a promotion makes new benches with a new one.
+    """
+
+    server: Server
+    task: Task
+    workload: Workload
+    policy: ReferencePolicy
+    seed: bytes
+    limit_s: float = 300.0
+    _truths: dict[tuple[Family, int], Truth] = field(default_factory=dict)
+    _baselines: dict[str, Side] = field(default_factory=dict)
+    _cells: list[ReferenceCell] = field(default_factory=list)
+    _broken: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
+    """What was observed about the task and its baselines, for the labels of a verdict."""
+
+    def _reference(self, mode: str) -> ReferenceCell:
+        policy = self.policy.policy(processes=mode == "compile")
+        cell = ReferenceCell(self.server, self.task.source, self.task.suite, self.task.path, policy)
+        self._cells.append(cell)
+        cell.setup(self.workload.axes, self.task.contract, mode)
+        return cell
+
+    @cached_property
+    def oracle(self) -> ReferenceCell:
+        """The cell that knows the answers."""
+        return self._reference("eager")
+
+    @cached_property
+    def _oracle_side(self) -> Side:
+        return self.oracle.side(self.limit_s)
+
+    @property
+    def signature(self) -> Signature:
+        """What the workload takes and returns."""
+        return self.workload.signature
+
+    @cached_property
+    def content(self) -> ContentSource:
+        """Secret inputs."""
+        numbers = [int.from_bytes(self._derive(f"given{i}")[:4], "little") for i in range(GIVEN_SETS)]
+        given = [self.oracle.given(number) for number in numbers]
+        return ContentSource(self.signature, given, self._derive("content"), self.task.contract)
+
+    def _derive(self, purpose: str) -> bytes:
+        return hashlib.sha256(self.seed + f"/{self.workload.name}/{purpose}".encode()).digest()
+
+    @cached_property
+    def reduction(self) -> int:
+        """Terms of the longest sum, for the error budget."""
+        return reduction_estimate(self.signature)
+
+    @cached_property
+    def flops(self) -> float:
+        """Matrix and convolution arithmetic of one call, one multiply-add counted as 2."""
+        self._oracle_side.load(self.content.case("given", 0))
+        return self.oracle.flops()
+
+    @cached_property
+    def aliased_outputs(self) -> frozenset[str]:
+        """Outputs that the reference itself returns as views of an input."""
+        side = self._oracle_side
+        side.load(self.content.case("given", 0))
+        side.call()
+        named = zip(self.signature.outputs, side.outputs(), strict=True)
+        return frozenset(spec.name for spec, output in named if side.aliases(output))
+
+    def truth(self, family: Family, index: int) -> Truth:
+        """A verification case, from the cache where it was asked for before.
+
+        Raises:
+            TaskError: The reference fails on its own generator's inputs.
+        """
+        key = (family, index)
+        if key not in self._truths:
+            truth = self._work_out(family, index)
+            if sum(t.nbytes for t in self._truths.values()) + truth.nbytes > CACHE_BYTES:
+                return truth
+            self._truths[key] = truth
+        return self._truths[key]
+
+    def _work_out(self, family: Family, index: int) -> Truth:
+        tensors = self.content.case(family, index)
+        replay = self.content.replay(family, index)
+        side = self._oracle_side
+        try:
+            side.load(tensors)
+            side.call()
+            native = side.outputs()
+            oracle = self.oracle.double(side)
+        except (StageError, TaskError) as error:
+            if family == "given":
+                raise TaskError(f"{self.task.path}: the reference fails on its own inputs: {error}") from error
+            return Truth(family, tensors, [], [], f"the reference raises: {error}", replay)
+        return Truth(family, tensors, oracle, native, meaningless(oracle, native), replay)
+
+    def answer(self, tensors: list[HostTensor]) -> tuple[list[Array], list[HostTensor]]:
+        """fp64 and native results on any content."""
+        side = self._oracle_side
+        side.load(tensors)
+        side.call()
+        native = side.outputs()
+        return self.oracle.double(side), native
+
+    def baseline(self, name: str) -> Side:
+        """A baseline's side, started and warmed when it is first asked for."""
+        if name not in self._baselines:
+            side = self._reference(name).side(self.limit_s)
+            side.load(self.content.case("given", 0))
+            side.call()
+            self._baselines[name] = side
+            side.cell.freeze()
+        return self._baselines[name]
+
+    def works(self, name: str) -> bool:
+        """Whether a baseline runs; where it does not, a note says why."""
+        if name in self._broken:
+            return False
+        try:
+            self.baseline(name)
+        except (StageError, TaskError) as error:
+            if name == "eager":
+                raise
+            self._broken.add(name)
+            self.notes.add(f"no {name} baseline: {str(error)[:120]}")
+            return False
+        return True
+
+    def describe(self, axes: dict[str, int]) -> Signature:
+        """The signature at other sizes. Raises TaskError where the reference does not take them."""
+        cell = ReferenceCell(
+            self.server, self.task.source, self.task.suite, self.task.path, self.policy.policy(processes=False)
+        )
+        try:
+            return cell.setup(axes, self.task.contract)
+        finally:
+            cell.close()
+
+    @property
+    def layers(self) -> list[list[str]]:
+        """Sandbox layers of the cells that run."""
+        return [cell.cell.layers for cell in self._cells]
+
+    def close(self) -> None:
+        """End all cells."""
+        for cell in self._cells:
+            cell.close()

@@ -1,0 +1,254 @@
+"""Is it right, is it honest, how fast: the order of the checks, and the verdict.
+
+build -> load -> structure -> numerics (public cases) -> timed calls, each verified -> held-out.
+The order is part of what a number means; checks are not plugins.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import TracebackType
+
+from kernelmill.errors import BuildError, StageError
+from kernelmill.evaluate import machine, timing
+from kernelmill.evaluate.bench import WorkloadBench
+from kernelmill.evaluate.candidate_run import CandidateRun, Cases, Rejected, Undecided
+from kernelmill.evaluate.cells import Server
+from kernelmill.evaluate.failures import SpecialisedError
+from kernelmill.evaluate.held_out import held_out_workloads
+from kernelmill.evaluate.settings import Settings
+from kernelmill.languages._base import Language
+from kernelmill.registry import Registry
+from kernelmill.schema import (
+    Accuracy,
+    Candidate,
+    Comparison,
+    Conditions,
+    Evaluation,
+    Failed,
+    Inconclusive,
+    Level,
+    Passed,
+    Task,
+    Workload,
+    WorkloadResult,
+)
+
+languages: Registry[Language] = Registry("kernelmill.languages", Language)
+
+COMPETITIVE = 1.15
+"""A baseline this much slower than the best is left out of screening."""
+
+LIMITS = {
+    "screening": timing.Limits.screening,
+    "full": timing.Limits.full,
+    "promotion": timing.Limits.promotion,
+}
+
+
+@dataclass
+class Evaluator:
+    """Judges candidates of one task. A context manager: it owns processes.
+
+    Not thread-safe: a measurement owns the machine.
+    """
+
+    task: Task
+    server: Server
+    settings: Settings
+    seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _benches: dict[str, WorkloadBench] = field(default_factory=dict)
+    _slow: dict[str, set[str]] = field(default_factory=dict)
+    """Workload -> baselines that are out of the race, and those that do not work."""
+    _languages: dict[str, Language] = field(default_factory=dict)
+    _instruments: timing.Instruments | None = None
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all cells of this evaluator."""
+        for bench in self._benches.values():
+            bench.close()
+        self._benches.clear()
+
+    def reveal(self) -> str:
+        """The secret seed in hexadecimal, for the evidence. Call it when no candidate will be judged any more."""
+        return self.seed.hex()
+
+    def bench(self, workload: Workload) -> WorkloadBench:
+        """Oracle, baselines and content of a workload."""
+        if workload.name not in self._benches:
+            self._benches[workload.name] = WorkloadBench(
+                self.server, self.task, workload, self.settings.reference, self.seed
+            )
+        return self._benches[workload.name]
+
+    def _language(self, candidate: Candidate) -> Language:
+        if candidate.language not in self._languages:
+            self._languages[candidate.language] = languages.get(candidate.language)()
+        return self._languages[candidate.language]
+
+    def trace(self) -> str:
+        """The first workload's graph as JSON, for the embedded proposer. Raises TaskError."""
+        return self.bench(self.task.workloads[0]).oracle.trace()
+
+    def evaluate(self, candidate: Candidate, level: Level = "full") -> Evaluation:
+        """One candidate's verdict.
+
+        Args:
+            level: `smoke` one case, no timing. `screening` some cases, a few pairs. `full` all families, tight
+                intervals. `promotion` all of it on a fresh seed in fresh processes, and held-out workloads.
+
+        Raises:
+            InfraError: The machine failed, not the candidate; try again.
+            TaskError: The reference fails.
+        """
+        start = time.monotonic()
+        if level == "promotion":
+            with Evaluator(self.task, self.server, self.settings) as fresh:
+                outcome = fresh._judge(candidate, level)
+                self.seed_of_promotion = fresh.reveal()
+        else:
+            outcome = self._judge(candidate, level)
+        return outcome.model_copy(update={"seconds": time.monotonic() - start})
+
+    def _judge(self, candidate: Candidate, level: Level) -> Evaluation:
+        plugin = self._language(candidate)
+        tier = plugin.tier(candidate)
+        results: list[WorkloadResult] = []
+        labels: set[str] = {f"claim:{claim}" for claim in candidate.claims}
+        before = machine.CpuTimes.read()
+        try:
+            for workload in self.task.workloads:
+                artifact = plugin.build(candidate, workload.signature)
+                labels.update(artifact.labels)
+                run = CandidateRun(self.bench(workload), artifact, tier, self.settings)
+                results.append(self._workload(run, level))
+            if all(r.specialised for r in results):
+                message = "the candidate's own guards refuse every workload of the task"
+                return Failed(stage="launch", message=message)
+            held_out = self._held_out(candidate) if level == "promotion" else ()
+        except BuildError as error:
+            return Failed(stage="build", message=str(error))
+        except Rejected as rejected:
+            return rejected.failed
+        except Undecided as undecided:
+            return Inconclusive(reason=str(undecided), results=tuple(results))
+        return Passed(
+            level=level,
+            tier=tier,
+            results=tuple(results),
+            held_out=tuple(held_out),
+            conditions=self._conditions(before),
+            labels=tuple(sorted(labels | self._notes())),
+        )
+
+    def _workload(self, run: CandidateRun, level: Level) -> WorkloadResult:
+        try:
+            run.start()
+            run.verify(self._cases(level))
+            comparisons = self._compare(run, level)
+            found = run.result(comparisons)
+            if level != "smoke":
+                found = found.model_copy(update={"profile": run.profile()})
+            return found
+        except SpecialisedError:
+            accuracy = Accuracy(error=0, native_error=0, budget=0, precision="none", cases=1)
+            return WorkloadResult(workload=run.bench.workload.name, accuracy=accuracy, specialised=True)
+        except StageError as error:
+            raise Rejected(run.failed(error, "profiling")) from error
+        finally:
+            run.close()
+
+    def _cases(self, level: Level) -> Cases:
+        families = self.task.contract.families
+        if level == "smoke":
+            return [("given", 0)]
+        if level == "screening":
+            return [("given", 0), ("given", 2), *((f, 0) for f in families[1:3])]
+        repeats = 2 if level == "promotion" else 1
+        return [("given", i) for i in range(4)] + [(f, i) for f in families if f != "given" for i in range(repeats)]
+
+    def _compare(self, run: CandidateRun, level: Level) -> dict[str, Comparison]:
+        if level == "smoke":
+            return {}
+        name = run.bench.workload.name
+        names = self._baselines(run.bench, level)
+        limits = LIMITS[level](run.memory_floor(), self.settings.llc)
+        found = run.compare(limits, names, self.instruments)
+        if level == "screening" and name not in self._slow:
+            self._slow[name] = _beaten(found)
+        return found
+
+    def _baselines(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
+        """Those that work, and for screening only those in the race; `eager` always."""
+        beaten = self._slow.get(bench.workload.name, set()) if level == "screening" else set()
+        names = [n for n in self.settings.baselines if n == "eager" or n not in beaten]
+        return [n for n in names if bench.works(n)]
+
+    @property
+    def instruments(self) -> timing.Instruments:
+        """Cache flusher and machine counters, made once."""
+        if self._instruments is None:
+            self._instruments = timing.Instruments.for_cache(self.settings.llc_bytes)
+        return self._instruments
+
+    def _held_out(self, candidate: Candidate) -> list[WorkloadResult]:
+        """Cases that no search has seen: other alignments, and other shapes where the task declares a domain."""
+        plugin = self._language(candidate)
+        tier = plugin.tier(candidate)
+        results = []
+        for held in held_out_workloads(self, Random(self.seed)):
+            artifact = plugin.build(candidate, held.bench.signature)
+            run = CandidateRun(held.bench, artifact, tier, self.settings, held.offset)
+            try:
+                results.append(self._held_out_result(run, held.name, held.cases))
+            finally:
+                run.close()
+        return results
+
+    def _held_out_result(self, run: CandidateRun, name: str, cases: Cases) -> WorkloadResult:
+        try:
+            run.start()
+            run.verify(cases)
+        except SpecialisedError:
+            accuracy = Accuracy(error=0, native_error=0, budget=0, precision="none", cases=1)
+            return WorkloadResult(workload=name, accuracy=accuracy, specialised=True)
+        except Rejected as rejected:
+            failed = rejected.failed
+            message = f"held-out {name}: {failed.stage}: {failed.message}"
+            raise Rejected(failed.model_copy(update={"stage": "held_out", "message": message})) from rejected
+        return run.result({}).model_copy(update={"workload": name})
+
+    def _notes(self) -> set[str]:
+        return {note for bench in self._benches.values() for note in bench.notes}
+
+    def _conditions(self, before: machine.CpuTimes) -> Conditions:
+        after = machine.CpuTimes.read()
+        cells = self.settings.cells
+        layers = [layers for bench in self._benches.values() for layers in bench.layers][:1]
+        return Conditions(
+            threads=cells.threads,
+            cores=cells.cores,
+            llc=self.settings.llc,
+            load=machine.load(),
+            steal=machine.steal_share(before, after),
+            allocator="neutral" if self.server.neutral_allocator else "default",
+            sandbox=f"guard: {' '.join(layers[0])}" if layers and layers[0] else "off",
+        )
+
+
+def _beaten(found: dict[str, Comparison]) -> set[str]:
+    """Baselines that are clearly not the fastest; against those the candidate's speed-up is larger."""
+    least = min(c.interval.ratio for c in found.values())
+    return {name for name, c in found.items() if c.interval.low > least * COMPETITIVE}

@@ -1,0 +1,26 @@
+"""How an evaluator works on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kernelmill.evaluate.cells import CellSettings
+from kernelmill.evaluate.reference import ReferencePolicy
+from kernelmill.evaluate.roofline import Rates
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluator needs to know beside the task."""
+
+    cells: CellSettings
+    reference: ReferencePolicy
+    rates: Rates | None = None
+    """Measured limits of the device; without them there is no floor."""
+    baselines: tuple[str, ...] = ("eager", "compile")
+    """In this order; `eager` comes first, its outputs verify every timed call."""
+    llc: Literal["cold", "warm"] = "cold"
+    llc_bytes: int = 32 * 2**20
+    call_limit_s: float = 30.0
+    """Longest call of a candidate."""
