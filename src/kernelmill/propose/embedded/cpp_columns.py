@@ -145,7 +145,7 @@ def _sweep(tile: _Tile, reductions: list[KernelValue], stores: list[Operand]) ->
 
 def _totals(tile: _Tile, scope: Scope, reductions: list[KernelValue]) -> None:
     for value in reductions:
-        name = f"sum{value.node}"
+        name = f"total{value.node}"
         scope.line(f"alignas(64) {total_type(value)} {name}[{tile.lanes}];")
         scope.line(f"std::fill_n({name}, {tile.lanes}, {identity(value)});")
 
@@ -165,13 +165,13 @@ def _pass(tile: _Tile, scope: Scope, reductions: list[KernelValue], stores: list
         scope = (nest if position == 0 else scope).block([_loop(axis, bounds)], [axis.name])
     loop = tile.lanes_of(scope)
     for value in reductions:
-        into = f"{'part' if value in long else 'sum'}{value.node}[{tile.at}]"
+        into = f"{'part' if value in long else 'total'}{value.node}[{tile.at}]"
         loop.line(combine(loop, value, into, loop.argument(value.args[0], value.dtype)))
     store(loop, stores)
     if long:
         flush = tile.lanes_of(nest)
         for value in long:
-            flush.line(combine(flush, value, f"sum{value.node}[{tile.at}]", f"part{value.node}[{tile.at}]"))
+            flush.line(combine(flush, value, f"total{value.node}[{tile.at}]", f"part{value.node}[{tile.at}]"))
 
 
 def _loop(axis: LoopAxis, bounds: tuple[str, str]) -> str:
@@ -203,7 +203,7 @@ def _between(tile: _Tile, reductions: list[KernelValue], sweep: int) -> None:
     scope = tile.tasks(tile.scope, []) if tile.split else tile.scope
     loop = tile.lanes_of(scope)
     for value in reductions:
-        total = f"sum{value.node}[{tile.at}]"
+        total = f"total{value.node}[{tile.at}]"
         if tile.split:
             total = _over_slices(tile, loop, value)
         loop.line(f"{tile.place(value.node)} = ({COMPUTE[value.dtype]}){total};")
@@ -233,13 +233,13 @@ def _split_sweep(tile: _Tile, reductions: list[KernelValue], stores: list[Operan
     _pass(tile, tasks, reductions, stores)
     keep = tile.lanes_of(tasks)
     for value in reductions:
-        keep.line(f"parts{value.node}[slice * {lanes} + {tile.flat}] = sum{value.node}[{tile.at}];")
+        keep.line(f"parts{value.node}[slice * {lanes} + {tile.flat}] = total{value.node}[{tile.at}];")
     keep.close()
     tasks.close()
 
 
 def _over_slices(tile: _Tile, loop: Scope, value: KernelValue) -> str:
-    name, lanes = f"sum{value.node}", extent(kept(tile.body.kernel))
+    name, lanes = f"total{value.node}", extent(kept(tile.body.kernel))
     loop.line(f"{total_type(value)} {name} = {identity(value)};")
     step = combine(loop, value, name, f"parts{value.node}[slice * {lanes} + {tile.flat}]")
     loop.line(f"for (int64_t slice = 0; slice < {_slices(tile)}; slice++) {step}")

@@ -96,6 +96,6 @@ def choices(name: str, values: tuple[Value, ...], *, default: Value, ordered: bo
 
 
 def sizes(name: str, values: tuple[int, ...], default: int, limit: int) -> Parameter:
-    """A knob of sizes that never offers two values which a loop of `limit` iterations could not tell apart."""
+    """A knob of sizes. Of those that a loop of `limit` iterations could not tell apart only one is offered."""
     useful = tuple(v for v in values if v < limit) + tuple(v for v in values if v >= limit)[:1]
     return choices(name, useful, default=min(default, useful[-1]), ordered=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 STORAGE = {
     "float64": "double",
     "float32": "float",
-    "float16": "uint16_t",
-    "bfloat16": "uint16_t",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
     "int64": "int64_t",
     "int32": "int32_t",
     "int16": "int16_t",
@@ -17,7 +17,7 @@ STORAGE = {
     "uint8": "uint8_t",
     "bool": "bool",
 }
-"""C type of a tensor element."""
+"""C type of a tensor element. The half-precision types are those of the language's header; they convert to float."""
 
 COMPUTE = {**STORAGE, "float16": "float", "bfloat16": "float"}
 """C type in which a value is computed."""
@@ -25,9 +25,6 @@ COMPUTE = {**STORAGE, "float16": "float", "bfloat16": "float"}
 Number = bool | int | float
 
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
-
-WIDEN = {"float16": "half_to_float", "bfloat16": "bfloat16_to_float"}
-NARROW = {"float16": "float_to_half", "bfloat16": "float_to_bfloat16"}
 
 
 @dataclass(frozen=True)

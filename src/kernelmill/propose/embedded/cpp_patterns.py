@@ -47,7 +47,7 @@ class Pair:
     @property
     def total(self) -> str:
         """Name of the running second result."""
-        return f"sum{self.second.node}"
+        return f"total{self.second.node}"
 
     def open(self, scope: Scope) -> None:
         """Declare what lives for a row."""
@@ -62,7 +62,7 @@ class Pair:
             nest.line(f"const float mean{node} = part{self.first} / (float)({bounds[1]} - {bounds[0]});")
         else:
             nest.body.use(("max_nan", "exp"))
-            nest.line(f"const float top{node} = max_nan(sum{self.first}, part{self.first});")
+            nest.line(f"const float top{node} = max_nan(total{self.first}, part{self.first});")
             nest.line(f"const float shift{node} = top{node} == -INFINITY ? 0.0f : top{node};")
         nest.line(f"float {part} = 0;")
         loop = nest.block(
@@ -84,11 +84,11 @@ class Pair:
     def _merging(self, bounds: tuple[str, str]) -> list[str]:
         node, total = self.second.node, self.total
         if self.kind == "exponentials":
-            return [f"{total} = {total} * vec_exp(sum{self.first} - shift{node}) + part{node};"]
+            return [f"{total} = {total} * vec_exp(total{self.first} - shift{node}) + part{node};"]
         return [
             "// Chan, Golub & LeVeque 1979: merge sums of squared deviations of two sets",
             f"const double size{node} = {bounds[1]} - {bounds[0]};",
-            f"const double delta{node} = mean{node} - (count{node} > 0 ? sum{self.first} / count{node} : mean{node});",
+            f"const double delta{node} = mean{node} - (count{node} > 0 ? total{self.first} / count{node} : mean{node});",
             f"{total} += part{node};",
             f"{total} += delta{node} * delta{node} * count{node} * size{node} / (count{node} + size{node});",
             f"count{node} += size{node};",

@@ -208,9 +208,10 @@ def _reduce(row: _Row, reductions: list[KernelValue], stores: list[Operand]) -> 
         return
     *around, inner = reduced(row.body.kernel)
     scope, chunk = row.scope, row.chunk
-    for value in reductions:
-        scope.line(f"{total_type(value)} sum{value.node} = {identity(value)};")
     second = [p for p in row.merged.values() if p.first in {v.node for v in reductions}]
+    single = not around and chunk >= inner.extent and not second
+    for value in reductions if not single else []:
+        scope.line(f"{total_type(value)} total{value.node} = {identity(value)};")
     for pair in second:
         pair.open(scope)
     nest = serial(scope, around)
@@ -222,14 +223,23 @@ def _reduce(row: _Row, reductions: list[KernelValue], stores: list[Operand]) -> 
     _simd_part(row, nest, bounds, reductions, stores)
     for pair in second:
         pair.merge(nest, inner, bounds)
-    for value in reductions:
-        nest.line(combine(nest, value, f"sum{value.node}", f"part{value.node}"))
-    _close(scope)
-    for value in reductions:
-        scope.line(f"const {COMPUTE[value.dtype]} v{value.node} = ({COMPUTE[value.dtype]})sum{value.node};")
-        scope.known[value.node] = f"v{value.node}"
+    if single:
+        scope.known |= {v.node: f"part{v.node}" for v in reductions}
+    else:
+        _meet(scope, nest, reductions)
     for pair in second:
         pair.finish(scope)
+
+
+def _meet(scope: Scope, nest: Scope, reductions: list[KernelValue]) -> None:
+    """Add the partial results of a chunk to those of the row; behind the loops, name the results."""
+    for value in reductions:
+        nest.line(combine(nest, value, f"total{value.node}", f"part{value.node}"))
+    _close(scope)
+    for value in reductions:
+        kind = COMPUTE[value.dtype]
+        scope.line(f"const {kind} v{value.node} = ({kind})total{value.node};")
+        scope.known[value.node] = f"v{value.node}"
 
 
 def _simd_part(
@@ -270,7 +280,7 @@ def _reduce_split(row: _Row, reductions: list[KernelValue], stores: list[Operand
         nest.line(f"parts{value.node}[{slot}] = part{value.node};")
     nest.close()
     for value in reductions:
-        kind, total = COMPUTE[value.dtype], f"sum{value.node}"
+        kind, total = COMPUTE[value.dtype], f"total{value.node}"
         row.scope.line(f"{total_type(value)} {total} = {identity(value)};")
         step = combine(row.scope, value, total, "part")
         row.scope.line(f"for ({total_type(value)} part : parts{value.node}) {step}")

@@ -15,10 +15,8 @@ from kernelmill.propose.embedded.cpp_ops import (
     FLOATING,
     INTEGER_WORDS,
     LOGICAL,
-    NARROW,
     STORAGE,
     UNARY,
-    WIDEN,
     Number,
     Word,
     literal,
@@ -28,7 +26,8 @@ from kernelmill.propose.embedded.ir import Arg, Ref
 from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, Operand
 
 _RESERVED = re.compile(
-    r"(v|i|inv|part|sum|best|lane|block|count)\d+|tile|begin|end|lane|split|row|k\d+|vec_\w+|"
+    r"(v|i|inv|part|parts|total|lane|row|block|count|size|mean|top|shift|delta)\d+|k\d+|vec_\w+|(max|min)_nan|"
+    r"begin|end|stop|block|first|last|slice|row|to|from|n|od|oh|d|h|w|best|many|start|total|"
     r"auto|bool|break|case|char|class|const|continue|default|delete|do|double|else|enum|extern|false|float|for|"
     r"goto|if|inline|int|long|namespace|new|operator|private|public|register|return|short|signed|static|std|struct|"
     r"switch|template|this|true|typedef|union|unsigned|using|virtual|void|volatile|while|and|or|not|xor|INFINITY|NAN"
@@ -92,9 +91,6 @@ class Body:
 
     def stored(self, operand: Operand, text: str) -> str:
         """The statement that stores a computed value."""
-        if operand.dtype in NARROW:
-            self.use((operand.dtype,))
-            text = f"{NARROW[operand.dtype]}({text})"
         return f"{self.element(operand)} = {convert(text, self.values[operand.node].dtype, operand.dtype)};"
 
 
@@ -208,11 +204,7 @@ class Scope:
     def _expression(self, value: KernelValue) -> str:
         body = self.body
         if value.kind == "load":
-            operand = body.loads[value.node]
-            if operand.dtype in WIDEN:
-                body.use((operand.dtype,))
-                return f"{WIDEN[operand.dtype]}({body.element(operand)})"
-            return body.element(operand)
+            return body.element(body.loads[value.node])
         if value.kind == "iota":
             return f"({COMPUTE[value.dtype]})({body.index(value.strides)})"
         return self._pointwise(value)

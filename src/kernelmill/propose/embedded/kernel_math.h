@@ -7,7 +7,6 @@
 //: bits
 static inline int32_t to_bits(float x) { int32_t i; __builtin_memcpy(&i, &x, 4); return i; }
 static inline float from_bits(int32_t i) { float x; __builtin_memcpy(&x, &i, 4); return x; }
-static inline float power_of_two(int32_t n) { return from_bits((int32_t)((uint32_t)(n + 127) << 23)); }  // -126..127
 
 //: exp bits
 static inline float vec_exp(float x) {  // 1 ulp
@@ -29,7 +28,7 @@ static inline float vec_exp(float x) {  // 1 ulp
 }
 
 //: expm1 bits
-static inline float vec_expm1(float x) {
+static inline float vec_expm1(float x) {  // 1.4 ulp
   float c = x > 89.0f ? 89.0f : x;
   c = c < -18.0f ? -18.0f : c;  // expm1(-18) rounds to -1
   const float t = c * 1.442695041f + 12582912.0f;
@@ -50,7 +49,7 @@ static inline float vec_expm1(float x) {
 }
 
 //: log bits
-static inline float vec_log(float x) {
+static inline float vec_log(float x) {  // 0.8 ulp
   const bool tiny = x < 1.17549435e-38f;  // denormals are scaled into the normal range
   const float scaled = tiny ? x * 8388608.0f : x;
   const int32_t i = to_bits(scaled);
@@ -76,7 +75,7 @@ static inline float vec_log(float x) {
 }
 
 //: log1p bits
-static inline float vec_log1p(float x) {
+static inline float vec_log1p(float x) {  // 0.8 ulp
   const float u = x + 1.0f;
   const int32_t e = (int32_t)((uint32_t)to_bits(u) - 0x3f400000u) & (int32_t)0xff800000;
   const float scale = from_bits((int32_t)(0x40800000u - (uint32_t)e));  // 4 * 2^-n: exact, never denormal
@@ -121,7 +120,7 @@ static inline float vec_expm1_small(float c) {
 }
 
 //: tanh bits expm1_small
-static inline float vec_tanh(float x) {  // e / (e + 2) with e = expm1(2 |x|): no cancellation near 0 or 1
+static inline float vec_tanh(float x) {  // 2.2 ulp: e / (e + 2) with e = expm1(2 |x|): no cancellation near 0 or 1
   float a = __builtin_fabsf(x);
   a = a > 10.0f ? 10.0f : a;  // tanh(10) rounds to 1
   const float e = vec_expm1_small(a + a);
@@ -129,7 +128,7 @@ static inline float vec_tanh(float x) {  // e / (e + 2) with e = expm1(2 |x|): n
 }
 
 //: erf bits expm1_small
-static inline float vec_erf(float x) {  // -expm1(-g) with g = -log(erfc(|x|)), which a polynomial follows well
+static inline float vec_erf(float x) {  // 2.0 ulp: -expm1(-g) with g = -log(erfc(|x|)), which a polynomial follows well
   float a = __builtin_fabsf(x);
   a = a > 3.93f ? 3.93f : a;  // erf(3.93) rounds to 1
   float h = 4.054760575e-05f;
@@ -175,29 +174,4 @@ static inline void stream_out(float* to, const float* from, int64_t n) {
   _mm_sfence();
 #endif
   for (; i < n; i++) to[i] = from[i];
-}
-
-//: bfloat16 bits
-static inline float bfloat16_to_float(uint16_t x) { return from_bits((int32_t)((uint32_t)x << 16)); }
-static inline uint16_t float_to_bfloat16(float x) {  // to nearest, ties to even
-  const uint32_t i = (uint32_t)to_bits(x);
-  return x != x ? 0x7fc0 : (uint16_t)((i + 0x7fff + ((i >> 16) & 1)) >> 16);
-}
-
-//: float16 bits
-static inline float half_to_float(uint16_t x) {
-  const uint32_t magnitude = x & 0x7fffu;
-  const float normal = from_bits((int32_t)((magnitude << 13) + 0x38000000u));
-  const float denormal = (float)(int32_t)magnitude * 5.9604645e-8f;  // 2^-24
-  const float special = from_bits((int32_t)((magnitude << 13) | 0x7f800000u));
-  const float y = magnitude < 0x400u ? denormal : magnitude < 0x7c00u ? normal : special;
-  return (x & 0x8000u) ? -y : y;
-}
-static inline uint16_t float_to_half(float x) {  // to nearest, ties to even
-  const uint32_t i = (uint32_t)to_bits(x), sign = (i >> 16) & 0x8000u, magnitude = i & 0x7fffffffu;
-  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
-  const uint32_t denormal = (uint32_t)to_bits(from_bits((int32_t)magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t y = magnitude > 0x7f800000u ? 0x7e00u : magnitude >= 0x477ff000u ? 0x7c00u
-                     : magnitude < 0x38800000u ? denormal : normal;
-  return (uint16_t)(sign | y);
 }

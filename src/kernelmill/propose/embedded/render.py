@@ -31,7 +31,11 @@ def parameters_of(program: Program, genome: Genome, printer: Printer) -> tuple[P
     found = []
     for name, space in spaces.items():
         setting = chosen(space, genome.kernels.get(name, {}))
-        found += [p.model_copy(update={"name": f"{name}.{p.name}", "default": setting[p.name]}) for p in space]
+        found += [
+            p.model_copy(update={"name": f"{name}.{p.name}", "default": setting[p.name]})
+            for p in space
+            if len(p.values) > 1
+        ]
     return tuple(found)
 
 
