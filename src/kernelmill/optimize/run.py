@@ -62,12 +62,15 @@ def environment(bench: Workbench) -> dict[str, str]:
         "cores": " ".join(map(str, bench.cells.cores)),
         "threads": str(bench.cells.threads),
     }
-    for package in ("kernelmill", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: package_version(package) or "not installed" for package in ("kernelmill", "torch")}
+
+
+def package_version(package: str) -> str | None:
+    """Of an installed distribution, without importing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def config_of(info: RunInfo, present: RunConfig) -> RunConfig:
@@ -111,11 +114,8 @@ class Optimization:
     folder: Path
     """`graph.json` and the task are kept here, and afterwards the seeds."""
 
-    def events(self, stopper: Callable[[Callable[[], None]], None] | None = None) -> Iterator[Event]:
+    def events(self) -> Iterator[Event]:
         """Search, then promote the best; each event once it is safe in the store.
-
-        Args:
-            stopper: Is handed what ends the run early, as Ctrl-C does.
 
         Raises:
             TaskError: The reference fails, or cannot be traced for the operator.
@@ -128,8 +128,6 @@ class Optimization:
             if not graph.is_file():
                 _write(graph, evaluator.trace())
             engine = self._engine(evaluator)
-            if stopper is not None:
-                stopper(engine.stop)
             yield from engine.run()
             self._reveal(evaluator)
 

@@ -1,0 +1,128 @@
+"""A run as its log tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from kernelmill.export.folding import fold
+from kernelmill.export.words import bounded, headline
+from kernelmill.schema import (
+    Candidate,
+    Evaluation,
+    Event,
+    Failed,
+    Inconclusive,
+    Interval,
+    Passed,
+    Promoted,
+    RunInfo,
+    Stopped,
+)
+from kernelmill.stores import Store
+
+_EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as it has come. All of it is read from the run's log."""
+
+    info: RunInfo
+    folder: Path
+    """`best/` (the export), `report.html`, `graph.json`."""
+    events: tuple[Event, ...]
+    best: Candidate | None = None
+    """The fastest candidate that held at promotion: faster than every baseline, on data search never saw."""
+    evaluation: Passed | None = None
+    """What promotion measured of it; these are the figures to quote."""
+    why_not: str = ""
+    """Where nothing held: what the last promotion said, or why there was none."""
+
+    @property
+    def speedup(self) -> Interval | None:
+        """Of the best candidate over the fastest baseline, geometric mean over the workloads."""
+        return self.evaluation.speedup() if self.evaluation else None
+
+    @property
+    def stopped(self) -> str:
+        """Why it stopped; empty while it is running or where it was killed."""
+        last = self.events[-1] if self.events else None
+        return last.reason if isinstance(last, Stopped) else ""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it can go on where it was left: Ctrl-C, or killed."""
+        return self.stopped in ("", "interrupted")
+
+    @property
+    def passed(self) -> int:
+        """Candidates that were right, whatever their speed."""
+        return sum(isinstance(trial.evaluation, Passed) for trial in fold(self.events).trials.values())
+
+    @property
+    def headline(self) -> str:
+        """The result in one sentence."""
+        return headline(self.evaluation) if self.evaluation else f"No gain: {self.why_not}"
+
+    @property
+    def best_folder(self) -> Path:
+        """Where the best candidate is exported to."""
+        return self.folder / "best"
+
+    @property
+    def module(self) -> Path | None:
+        """The drop-in module, once it is written."""
+        path = self.best_folder / "module.py"
+        return path if path.is_file() else None
+
+    @property
+    def report(self) -> Path:
+        """The report, once it is written."""
+        return self.folder / "report.html"
+
+
+def read_run(store: Store, info: RunInfo, folder: Path) -> Run:
+    """A run from its log. Raises UserError where the log or its evidence is damaged."""
+    events = tuple(store.events(info.id))
+    story = fold(events)
+    held: list[tuple[Candidate, Passed]] = []
+    refused = ""
+    for event in events:
+        if isinstance(event, Promoted) and event.candidate in story.trials:
+            evaluation = _EVALUATION.validate_json(store.get(event.evidence)) if event.evidence else None
+            if event.held and isinstance(evaluation, Passed):
+                held.append((story.trials[event.candidate].candidate, evaluation))
+            elif not event.held:
+                refused = _refusal(evaluation)
+    if not held:
+        return Run(info, folder, events, why_not=refused or _why_nothing(events))
+    best, evaluation = max(held, key=lambda pair: i.low if (i := pair[1].speedup()) else 0.0)
+    return Run(info, folder, events, best, evaluation)
+
+
+def _refusal(evaluation: Evaluation | None) -> str:
+    """Why a promotion refused a candidate."""
+    match evaluation:
+        case Failed(stage=stage, message=message):
+            return f"the best candidate did not hold at promotion ({stage}: {message.splitlines()[0]})"
+        case Inconclusive(reason=reason):
+            return f"the best candidate is right, but the machine was too noisy to time it ({reason})"
+        case Passed() if (interval := evaluation.speedup()) is not None:
+            return f"the best candidate is right and reaches {bounded(interval)} of the fastest baseline's speed"
+    return "the best candidate did not hold at promotion"
+
+
+def _why_nothing(events: Sequence[Event]) -> str:
+    """Why there was no promotion at all."""
+    story = fold(events)
+    if not story.trials:
+        return story.errors[-1] if story.errors else story.stopped or "nothing was tried yet"
+    outcomes = [trial.outcome for trial in story.trials.values()]
+    if "passed" in outcomes:
+        return "no candidate was promoted yet"
+    worst = max(set(outcomes), key=outcomes.count)
+    return f"none of {len(outcomes)} candidates passed; most ended with: {worst}"
