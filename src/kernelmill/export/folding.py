@@ -22,6 +22,8 @@ from kernelmill.schema import (
     Stopped,
 )
 
+_LEVELS = ("smoke", "screening", "full", "promotion")
+
 
 @dataclass
 class Trial:
@@ -128,10 +130,7 @@ def _about_candidate(story: Story, event: Event) -> None:
 
 def _measured(trial: Trial, evaluation: Evaluation) -> None:
     """The deepest passing level stays; a later failure replaces it, a later shallower pass does not."""
-    order = ("smoke", "screening", "full", "promotion")
-    before = trial.evaluation
-    both = isinstance(before, Passed) and isinstance(evaluation, Passed)
-    if both and order.index(evaluation.level) < order.index(before.level):
+    if isinstance(evaluation, Passed) and _depth(evaluation) < _depth(trial.evaluation):
         return
     trial.evaluation = evaluation
     if isinstance(evaluation, Passed):
@@ -140,3 +139,7 @@ def _measured(trial: Trial, evaluation: Evaluation) -> None:
         trial.outcome, trial.detail = evaluation.stage, evaluation.message
     else:
         trial.outcome, trial.detail = "inconclusive", evaluation.reason
+
+
+def _depth(evaluation: Evaluation | None) -> int:
+    return _LEVELS.index(evaluation.level) if isinstance(evaluation, Passed) else -1

@@ -76,7 +76,8 @@ def write_module(folder: Path, winner: Winner) -> None:
         "entry": entry,
         "training": winner.task.contract.training,
         "differentiable": winner.task.contract.differentiable,
-        "serial": any("static-state" in artifact.labels for _, _, artifact in verified),
+        # Host code may bind the state it is called with to itself, and static variables are one for all threads.
+        "serial": winner.evaluation.tier == "T2" or any("static-state" in a.labels for _, _, a in verified),
         "build": _build(folder, winner, hashes) if hashes else None,
         "variants": variants,
     }
@@ -155,7 +156,8 @@ def _call(signature: Signature) -> str:
 
 def literal(text: str) -> str:
     """A Python literal of a text, over several lines where that is possible."""
-    if '"""' in text or "\\" in text or not text.endswith("\n") or (not text.isprintable() and "\r" in text):
+    safe = '"""' not in text and "\\" not in text and text.replace("\n", "").isprintable()
+    if not safe or not text.endswith("\n"):
         return repr(text)
     return f'"""\\\n{text}"""'
 

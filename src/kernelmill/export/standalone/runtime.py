@@ -160,6 +160,7 @@ class Exported:
         self.shadow_every = 0
         self._lock = threading.Lock()
         self._serial = threading.Lock() if spec["serial"] else None
+        self._held: dict[int, list[Any]] = {}
         self._kernels: dict[int, Callable[[list[Any], list[Any]], Any] | str] = {}
         self.op = part("_operators").register(self)
 
@@ -219,6 +220,8 @@ class Exported:
         elif self._serial is not None:
             with self._serial:
                 flat = flatten(kernel(arguments, state))
+                # A loader may tell by identity whether it was called with this state before, so it must stay alive.
+                self._held[index] = state
         else:
             flat = flatten(kernel(arguments, state))
         if not isinstance(kernel, str):
