@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kernelmill.evaluate import agreement
 from kernelmill.evaluate.agreement import agree, tolerance
 from kernelmill.evaluate.arrays import HostTensor, from_float64, to_float64
 from kernelmill.evaluate.checks import Case, accuracy, input_independent, meaningless, structure
@@ -294,7 +295,7 @@ def test_a_timed_call_agrees_with_the_baseline_or_is_named() -> None:
 
 
 def test_one_changed_element_of_a_large_output_is_seen_when_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernelmill.evaluate.agreement.FULL_BYTES", 1 << 20)
+    monkeypatch.setattr(agreement, "FULL_BYTES", 1 << 20)
     base = RNG.standard_normal(1 << 19).astype(np.float32)
     wrong = base.copy()
     wrong[345_678] += 1

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from kernelmill.evaluate.arrays import Array, to_float64
 
-CHUNK = 32768
-"""Elements a pass: 256 KiB of doubles, half of a Zen 3 core's L2."""
+CHUNK = 8192
+"""Elements a pass: 64 KiB of doubles stay in cache, and OpenBLAS starts no threads for a dot product below 10000
+elements. With its threads, comparing 8 M elements took 30 ms on an idle and 580 ms on a busy machine (Zen 3)."""
 
 Doubles = NDArray[np.float64]
 
@@ -65,7 +66,8 @@ def largest_size(truth: Doubles) -> float:
 def root_mean_square(truth: Doubles) -> float:
     """RMS over the finite elements; 0 where there are none."""
     flat = truth.reshape(-1)
-    square = float(np.dot(flat, flat))
+    chunks = (flat[start : start + CHUNK] for start in range(0, flat.size, CHUNK))
+    square = sum(float(np.dot(chunk, chunk)) for chunk in chunks)
     if np.isfinite(square):
         return float(np.sqrt(square / max(1, flat.size)))
     finite = flat[np.isfinite(flat)]
