@@ -9,31 +9,22 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from kernelmill.errors import BuildError, ToolchainError
 from kernelmill.languages._cache import LibraryCache, disk
 from kernelmill.languages._diagnostics import trim
 from kernelmill.languages._toolchain import LINK_FLAGS, Compiler
+from kernelmill.sandboxes import Policy, Sandbox
 from kernelmill.schema import digest
-
-if TYPE_CHECKING:
-    from kernelmill.sandboxes._base import Policy, Sandbox
 
 HEADER: Final = files("kernelmill.languages").joinpath("kernelmill.h").read_text()
 _MAIN: Final = '#include "kernelmill.h"\n#include "knobs.h"\n#include "kernel.cpp"\n#include "launch.h"\n'
 _NO_MEMORY: Final = re.compile(r"out of memory|memory exhausted|bad_alloc|Killed signal|cannot allocate", re.IGNORECASE)
 _HEADER_SECONDS: Final = 120.0
 """The precompiled header takes 2 s here; once per compiler and flags, so a slow machine gets its time."""
-
-
-def default_sandbox() -> Sandbox:
-    """The best sandbox of this machine; languages and sandboxes do not import each other, so it is looked up."""
-    chosen: Sandbox = import_module("kernelmill.sandboxes").choose(None)
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -100,8 +91,6 @@ class Compile:
         return folder
 
     def _policy(self, workdir: Path, readable: tuple[Path, ...], seconds: float) -> Policy:
-        from kernelmill.sandboxes._base import Policy
-
         install = Path(os.path.realpath(self.compiler.path)).parent.parent
         return Policy(
             readable=(workdir, install, *readable),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from kernelmill.config import cache_dir
 from kernelmill.errors import BuildError, ToolchainError
@@ -13,14 +13,12 @@ from kernelmill.languages import _scan
 from kernelmill.languages._abi import checks, prototype, slots
 from kernelmill.languages._base import Artifact, Language
 from kernelmill.languages._cache import Entry, LibraryCache, cache_key
-from kernelmill.languages._compile import HEADER, Compile, Limits, default_sandbox
+from kernelmill.languages._compile import HEADER, Compile, Limits
 from kernelmill.languages._elf import read_exports
 from kernelmill.languages._launch import Launch, default_launch, kernel_kinds, parse, scalar_kinds, to_python
 from kernelmill.languages._toolchain import LINK_FLAGS, Compiler, extra_flags, find_compiler
+from kernelmill.sandboxes import Sandbox, choose
 from kernelmill.schema import Candidate, Parameter, Signature, Tier
-
-if TYPE_CHECKING:
-    from kernelmill.sandboxes._base import Sandbox
 
 
 class Cpp(Language):
@@ -120,7 +118,7 @@ class Cpp(Language):
         start = time.perf_counter()
         defined = _scan.exported(texts["kernel.cpp"])
         with self.cache.workdir() as workdir:
-            compile_ = Compile(compiler, self.cache, self._sandbox or default_sandbox(), self._limits)
+            compile_ = Compile(compiler, self.cache, self._sandbox or choose(), self._limits)
             built = compile_.library(workdir, texts, extra, defined)
             exports = read_exports(built)
             absent = [name for name in launch.kernels if name not in exports.functions]
