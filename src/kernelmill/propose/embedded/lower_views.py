@@ -72,6 +72,11 @@ def _expand(build: Builder, call: Call) -> Result:
     return build.expand(call.args[0], tuple(call.value.shape))
 
 
+def _copy(build: Builder, call: Call) -> Result:
+    """`copy(x, source)`: the source in the shape and dtype of x."""
+    return build.expand(build.cast(call.args[1], call.dtype), tuple(call.value.shape))
+
+
 VIEWS: dict[str, Handler] = {
     **dict.fromkeys(("clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "positive"), _same),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "_reshape_alias"), _reshape),
@@ -80,6 +85,7 @@ VIEWS: dict[str, Handler] = {
     "arange": _arange,
     "iota": _arange,
     "expand": _expand,
+    "copy": _copy,
     "slice": _slice,
     "select": _select,
 }

@@ -60,16 +60,25 @@ def trace(module: torch.nn.Module, args: list[Any], argument_names: list[str]) -
 
 
 def _make_fx(run: Callable[..., Any], tensors: list[Any], weights: list[Any]) -> torch.fx.GraphModule:
+    """Traced twice where a decomposition itself works in place: those run below the functionalisation."""
+    inputs = ([t.detach() for t in tensors], weights)
+    traced = _functional(run, decompositions(), inputs)
+    if any(_mutates(node) for node in traced.graph.nodes):
+        traced = _functional(traced, {}, inputs)
+    return traced
+
+
+def _functional(run: Callable[..., Any], table: dict[Any, Any], inputs: tuple[Any, Any]) -> torch.fx.GraphModule:
     functional = torch.func.functionalize(run, remove="mutations")
     with torch.no_grad():
-        maker = make_fx(
-            functional,
-            decomposition_table=decompositions(),
-            tracing_mode="fake",
-            _allow_non_fake_inputs=True,
-        )
-        traced: torch.fx.GraphModule = maker([t.detach() for t in tensors], weights)
+        maker = make_fx(functional, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)
+        traced: torch.fx.GraphModule = maker(*inputs)
     return traced
+
+
+def _mutates(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _refuse_mutation(traced: torch.fx.GraphModule, names: list[str]) -> None:

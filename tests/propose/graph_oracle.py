@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from kernelmill.propose.embedded.ir import Graph, Name, Node, Ref
+from kernelmill.propose.embedded.names import launch_names
 from kernelmill.propose.embedded.plan import Allocate, FusedKernel, LaunchLine, Operand, Program, TemplateKernel
 from kernelmill.propose.embedded.program import plan
-from kernelmill.propose.embedded.names import launch_names
 from kernelmill.propose.embedded.trace import state_of, trace
-
 
 LAUNCH_NAMES = ("float32", "float64", "int64", "int32", "bool", "channels_last", "channels_last_3d")
 
@@ -182,11 +181,16 @@ def run_program(program: Program, arguments: list[Any]) -> list[torch.Tensor]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
+TRACED: dict[torch.nn.Module, Graph] = {}
+"""Graphs by module: every module here is called with arguments of one kind, and tracing is most of a test's time."""
+
+
 def prepare(module: torch.nn.Module, args: list[Any]) -> tuple[Graph, list[Any]]:
     """The graph of a module and the arguments of its launch."""
     names = [f"x{i}" for i in range(len(args))]
-    graph = trace(module, args, names)
-    state = state_of(module)
+    if module not in TRACED:
+        TRACED[module] = trace(module, args, names)
+    graph, state = TRACED[module], state_of(module)
     assert graph.inputs == tuple(launch_names(names, list(state)))
     return graph, [*args, *state.values()]
 
@@ -202,11 +206,13 @@ def check(module: torch.nn.Module, args: list[Any], tolerance: float = 2e-5, **o
         got = run_program(program, arguments)
     compare(got, want, tolerance)
     if options.get("strides", "same") == "same":
-        for a, b in zip(got, want, strict=True):
-            assert [s for s, n in zip(a.stride(), a.shape) if n > 1] == [
-                s for s, n in zip(b.stride(), b.shape) if n > 1
-            ]
+        assert [walked(a) for a in got] == [walked(b) for b in want]
     return program
+
+
+def walked(tensor: torch.Tensor) -> list[int]:
+    """Strides of the dims that have more than one place."""
+    return [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
 
 
 def compare(got: list[torch.Tensor], want: list[torch.Tensor], tolerance: float) -> None:
