@@ -52,8 +52,6 @@ gt ge lt le eq ne logical_and logical_or logical_xor logical_not isnan isinf
 BOOLEAN = frozenset(_BOOLEAN_NAMES.split())
 """Pointwise ops whose result is bool whatever the arguments are."""
 
-REDUCTIONS = frozenset(["sum", "prod", "amax", "amin"])
-
 COMPUTE_DTYPES = frozenset(["float32", "float64", "int64", "int32", "bool"])
 """dtypes a kernel may compute in."""
 
