@@ -179,6 +179,12 @@ def test_time_up_ends_a_measurement() -> None:
     assert 8 <= found.pairs < 20
 
 
+def test_slow_kernels_get_the_time_that_a_first_look_takes() -> None:
+    limits = replace(Limits.screening(), seconds=10.0, plan=replace(Limits.screening().plan, on_verdict=False))
+    assert race(noisy(2.0, 1), noisy(2.0, 2), limits)["eager"].interval.pairs == 4
+    assert isinstance(race(noisy(20.0, 1), noisy(20.0, 2), limits), Inconclusive)
+
+
 def test_without_a_baseline_there_is_nothing_to_compare() -> None:
     clock = FakeClock()
     with pytest.raises(ValueError, match="at least one baseline"):
