@@ -18,6 +18,7 @@ TRIM = 0.2
 MARGIN = 0.05
 """Nothing under 5 % is a win: A/A pairs of the same library call ranged over 0.98 to 1.06."""
 
+
 @dataclass(frozen=True)
 class Estimate:
     """Location of some log-ratios and its confidence interval."""
