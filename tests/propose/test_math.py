@@ -46,7 +46,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     text = "#include <algorithm>\n#include <cmath>\n#include <cstdint>\n" + "\n".join(math_sections([*LIMITS, "bits"]))
     text += "".join(_SWEEP.replace("NAME", name) for name in LIMITS)
     (folder / "math.cpp").write_text(text)
-    flags = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
+    flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
     subprocess.run([compiler, *flags, str(folder / "math.cpp"), "-o", str(folder / "math.so")], check=True)
     return ctypes.CDLL(str(folder / "math.so"))
 

@@ -135,7 +135,7 @@ def test_a_named_move_is_taken_and_an_unknown_one_refused(tmp_path: Path) -> Non
     some = list(operator.propose(_ask(3, first), view))
     (again,) = operator.propose(_ask(1, first, action=some[1].note), view)
     assert again.id == some[1].id
-    with pytest.raises(UserError, match="its moves are: .*apply channels-last"):
+    with pytest.raises(UserError, match=r"its moves are: .*apply channels-last"):
         list(operator.propose(_ask(1, first, action="polish"), view))
 
 
@@ -173,7 +173,7 @@ def test_the_best_setting_of_each_kernel_is_put_together(tmp_path: Path) -> None
     tuned = list(TemplateOperator().propose(_ask(2, found[0]), view))
     changed = {part.split("=")[0].strip() for part in tuned[0].note.removeprefix("knobs:").split(",")}
     kernel = sorted(name.split(".")[0] for name in changed if not name.startswith("file"))[0]
-    fast[tuned[0].id] = {**{"k0": 9.0, "k1": 9.0, "k2": 9.0}, kernel: 0.5}
+    fast[tuned[0].id] = {"k0": 9.0, "k1": 9.0, "k2": 9.0, kernel: 0.5}
     view = _view(tmp_path, [*found, tuned[0]], fast)
     (following,) = TemplateOperator().propose(_ask(1, found[0], name="r9"), view)
     present = {p.name: p.default for p in tuned[0].parameters}

@@ -63,7 +63,7 @@ class TemplateOperator(Operator):
         if not following.note.startswith("apply") and sum(library.values()) > LIBRARY_SHARE * total:
             worst = max(library, key=lambda step: library[step])
             share = sum(library.values()) / total
-            return f"{share:.0%} of the time is in library calls, most of it in {worst}, and no rewrite of these is left to try"
+            return f"{share:.0%} of the time is in library calls, most of it in {worst}; no rewrite of them is left"
         return None
 
     def _parent(self, request: Request, view: View, graph: Graph) -> Genome | None:

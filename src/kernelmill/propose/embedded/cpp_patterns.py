@@ -88,7 +88,8 @@ class Pair:
         return [
             "// Chan, Golub & LeVeque 1979: merge sums of squared deviations of two sets",
             f"const double size{node} = {bounds[1]} - {bounds[0]};",
-            f"const double delta{node} = mean{node} - (count{node} > 0 ? total{self.first} / count{node} : mean{node});",
+            f"const double before{node} = count{node} > 0 ? total{self.first} / count{node} : mean{node};",
+            f"const double delta{node} = mean{node} - before{node};",
             f"{total} += part{node};",
             f"{total} += delta{node} * delta{node} * count{node} * size{node} / (count{node} + size{node});",
             f"count{node} += size{node};",

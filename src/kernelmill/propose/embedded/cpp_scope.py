@@ -26,7 +26,7 @@ from kernelmill.propose.embedded.ir import Arg, Ref
 from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, Operand
 
 _RESERVED = re.compile(
-    r"(v|i|inv|part|parts|total|lane|row|block|count|size|mean|top|shift|delta)\d+|k\d+|vec_\w+|(max|min)_nan|"
+    r"(v|i|inv|part|parts|total|lane|row|block|count|size|mean|top|shift|before|delta)\d+|k\d+|vec_\w+|(max|min)_nan|"
     r"begin|end|stop|block|first|last|slice|row|to|from|n|od|oh|d|h|w|best|many|start|total|"
     r"auto|bool|break|case|char|class|const|continue|default|delete|do|double|else|enum|extern|false|float|for|"
     r"goto|if|inline|int|long|namespace|new|operator|private|public|register|return|short|signed|static|std|struct|"
