@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 from kernelmill.optimize.budget import Cost
 from kernelmill.propose._base import View
@@ -28,6 +30,8 @@ from kernelmill.schema import (
     Task,
 )
 from kernelmill.search import Searcher
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -168,11 +172,18 @@ class Journal:
         """A snapshot for an operator, without what `request` itself has brought: a resumed one sees the same."""
         brought = self.open[request].proposed if request in self.open else []
         hidden = {c for c in brought if self.origin[c] == request}
+
+        def shown(table: dict[str, T]) -> Mapping[str, T]:
+            copy = dict(table)
+            for identity in hidden:
+                copy.pop(identity, None)
+            return MappingProxyType(copy)
+
         return View(
             task=task,
-            candidates=MappingProxyType({i: c for i, c in self.candidates.items() if i not in hidden}),
-            evaluations=MappingProxyType({i: e for i, e in self.evaluations.items() if i not in hidden}),
-            origin=MappingProxyType({i: r for i, r in self.origin.items() if i not in hidden}),
+            candidates=shown(self.candidates),
+            evaluations=shown(self.evaluations),
+            origin=shown(self.origin),
             requests=MappingProxyType(dict(self.requests)),
             device=MappingProxyType(device),
             workdir=workdir,

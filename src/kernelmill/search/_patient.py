@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kernelmill.schema import Closed, Event, Interval, Measured, Passed, Request
+from kernelmill.schema import Closed, Event, Interval, Measured, Passed, Proposed, Request
 from kernelmill.search._base import Searcher, Stop
 
 NARROWEST = 1e-4
@@ -52,11 +52,15 @@ class Patient(Searcher):
         self.answers: dict[str, list[str]] = {}
         """Request id -> ids of what it brought, repeats of known candidates included."""
         self.estimates: dict[str, Estimate] = {}
+        self.made_from: dict[str, tuple[str, ...]] = {}
+        """Candidate id -> parents of the request that first brought it."""
 
     def apply(self, event: Event) -> None:
         """Fold one event; see `Searcher.apply`."""
         super().apply(event)
         match event:
+            case Proposed(request=request_id, candidate=candidate):
+                self._proposed(request_id, candidate.id)
             case Measured():
                 self._pool(event)
                 if self.scores.get(event.candidate, 0.0) > self.record:
@@ -64,8 +68,12 @@ class Patient(Searcher):
                     self.stale = -1  # the request that brought it is still to be closed
             case Closed():
                 self.stale += 1
-        if event.kind == "proposed":
-            self.answers.setdefault(event.request, []).append(event.candidate.id)
+
+    def _proposed(self, request_id: str, candidate: str) -> None:
+        self.answers.setdefault(request_id, []).append(candidate)
+        request = self.requests.get(request_id)
+        if request and candidate not in self.made_from:
+            self.made_from[candidate] = tuple(p for p in request.parents if p in self.candidates and p != candidate)
 
     def _pool(self, event: Measured) -> None:
         interval = event.evaluation.speedup() if isinstance(event.evaluation, Passed) else None
@@ -90,8 +98,7 @@ class Patient(Searcher):
 
     def parents(self, candidate: str) -> tuple[str, ...]:
         """What the candidate was made from."""
-        request = self.requests.get(self.origin.get(candidate, ""))
-        return tuple(p for p in request.parents if p in self.candidates) if request else ()
+        return self.made_from.get(candidate, ())
 
     def draft(self, offset: int = 0) -> Request:
         """A request for a first candidate, or for a repair of the latest where nothing has passed yet."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
 from random import Random
 from typing import Literal
 
 from kernelmill.errors import UserError
-from kernelmill.schema import Event, Request
+from kernelmill.schema import Asked, Event, Proposed, Request
 from kernelmill.search._base import Stop
 from kernelmill.search._patient import Estimate, Patient
 from kernelmill.search._space import Point, Seen, Space, by_neighbours, by_optuna, has_optuna
@@ -52,12 +53,31 @@ class Tune(Patient):
         self.repeats = repeats
         self.tunable: set[str] = set()
         """Candidates with a space of more than one point."""
+        self.tried: dict[str, dict[Point, str | None]] = {}
+        """Candidate id -> points of its space that were asked for, with the candidate that came, if any."""
+        self.repeated: dict[str, int] = {}
+        """Candidate id -> times it was asked to be measured again."""
 
     def apply(self, event: Event) -> None:
         """Fold one event; see `Searcher.apply`."""
         super().apply(event)
-        if event.kind == "proposed" and any(len(p.values) > 1 for p in event.candidate.parameters):
-            self.tunable.add(event.candidate.id)
+        match event:
+            case Asked(request=request) if request.remeasure and request.parents:
+                self.repeated[request.parents[0]] = self.repeated.get(request.parents[0], 0) + 1
+            case Asked(request=request):
+                self._note(request, None)
+            case Proposed(request=request_id, candidate=candidate):
+                if any(len(p.values) > 1 for p in candidate.parameters):
+                    self.tunable.add(candidate.id)
+                if request_id in self.requests:
+                    self._note(self.requests[request_id], candidate.id)
+
+    def _note(self, request: Request, answer: str | None) -> None:
+        subject = self.candidates.get(request.parents[0]) if request.parents else None
+        point = Space.of(subject).index(request.point) if subject and request.point is not None else None
+        if point is not None:
+            points = self.tried.setdefault(request.parents[0], {})
+            points[point] = points.get(point) or answer
 
     def subject(self) -> str | None:
         """The candidate whose knobs are turned: where the fastest one with knobs came from by tuning alone."""
@@ -70,20 +90,9 @@ class Tune(Patient):
             candidate = request.parents[0]
         return candidate
 
-    def _points(self, subject: str, space: Space) -> dict[Point, str | None]:
-        """Every point asked for or known, with the candidate that has it; None while or where there is none."""
-        points: dict[Point, str | None] = {space.origin: subject}
-        for request in self.requests.values():
-            if request.parents[:1] == (subject,) and request.point is not None:
-                point = space.index(request.point)
-                answers = self.answers.get(request.id, [])
-                if point is not None:
-                    points[point] = answers[0] if answers else points.get(point)
-        return points
-
     def _seen(self, subject: str) -> Seen:
         space = Space.of(self.candidates[subject])
-        points = self._points(subject, space)
+        points = {space.origin: subject} | self.tried.get(subject, {})
         waiting = {
             space.index(self.requests[r].point or {}) for r in self.open if self.requests[r].parents[:1] == (subject,)
         }
@@ -108,9 +117,8 @@ class Tune(Patient):
 
     def _undecided(self) -> str | None:
         """The least measured of the candidates that may be the fastest; None where one leads clearly."""
-        ranked = sorted(
-            (c for c in self.scores if c in self.estimates), key=lambda c: (-self.estimates[c].log_ratio, c)
-        )
+        passed = (c for c in self.scores if c in self.estimates)
+        ranked = nsmallest(8, passed, key=lambda c: (-self.estimates[c].log_ratio, c))
         if len(ranked) < 2:
             return None
         leader = self.estimates[ranked[0]]
@@ -121,8 +129,7 @@ class Tune(Patient):
 
     def _tries(self, candidate: str) -> int:
         """Times the candidate was measured or asked to be measured again."""
-        repeats = sum(r.remeasure and r.parents == (candidate,) for r in self.requests.values())
-        return max(1 + repeats, self.estimates[candidate].measurements)
+        return max(1 + self.repeated.get(candidate, 0), self.estimates[candidate].measurements)
 
     def plan(self, room: int, rng: Random) -> Sequence[Request]:
         """New points of the subject; every fourth request settles who is fastest among the undecided."""
@@ -170,6 +177,6 @@ class Tune(Patient):
             return Stop("no candidate that passed has parameters to tune")
         if subject is not None and not self.open and self._undecided() is None:
             space = Space.of(self.candidates[subject])
-            if len(self._points(subject, space)) >= space.size:
+            if len({space.origin} | self.tried.get(subject, {}).keys()) >= space.size:
                 return Stop(f"all {space.size} points of the fastest candidate are measured")
         return super().done()
