@@ -75,7 +75,7 @@ def evaluate(
 
 
 def optimize(
-    task: str | Path | Task, *, config: RunConfig | None = None, on_event: Callable[[Event], None] | None = None
+    task: str | Path | Task, *, config: RunConfig | None = None, on_event: Callable[[Event], object] | None = None
 ) -> Run:
     """Search for a faster kernel until the budget ends, promote the best, export it and write the report.
 
@@ -105,7 +105,7 @@ def resume(
     *,
     budget: BudgetLimits | None = None,
     config: RunConfig | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[Event], object] | None = None,
 ) -> Run:
     """Go on with a run, with the settings it had.
 
@@ -166,6 +166,20 @@ def export(run: str, folder: str | Path | None = None, *, config: RunConfig | No
         raise UserError(f"run {found.info.id} has nothing to export: {found.why_not}")
     with _workbench(config) as bench:
         return _export(bench, found, Path(folder) if folder else found.best_folder)
+
+
+def examples() -> Path:
+    """The folder of the example tasks that come with KernelMill.
+
+    Raises:
+        UserError: This installation has none.
+    """
+    package = Path(__file__).parent
+    # In a wheel they lie in the package; in a checkout at the root of the repository.
+    for folder in (package / "examples", package.parents[1] / "examples"):
+        if folder.is_dir():
+            return folder
+    raise UserError("this installation has no examples; reinstall it, or name a task file of your own")
 
 
 def read_candidate(path: Path, language: str | None = None) -> Candidate:
@@ -243,7 +257,7 @@ def _find(store: Sqlite, run: str) -> RunInfo:
     raise UserError(f"no run {run!r} in {store.path}; the latest: {latest}")
 
 
-def _drive(bench: Workbench, store: Sqlite, info: RunInfo, on_event: Callable[[Event], None] | None) -> Run:
+def _drive(bench: Workbench, store: Sqlite, info: RunInfo, on_event: Callable[[Event], object] | None) -> Run:
     """Run to the end, then write the export and the report."""
     from kernelmill.export.record import read_run
     from kernelmill.optimize.run import Optimization, kept_task

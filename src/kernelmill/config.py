@@ -188,6 +188,21 @@ def _value(key: str, text: str) -> Any:
     return Path(text).expanduser() if key.startswith("paths.") else text
 
 
+def parse_pair(text: str) -> tuple[str, Any]:
+    """Read `key=value`; the value as in TOML, and where it is none, as text.
+
+    Raises:
+        UserError: There is no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"a setting is written key=value, e.g. budget.trials=20; got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in flat.items():
@@ -195,7 +210,7 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         target = nested
         for table in tables:
             target = target.setdefault(table, {})
-        target[last] = value
+        target[last] = {**target.get(last, {}), **value} if isinstance(value, dict) else value
     return nested
 
 

@@ -1,0 +1,179 @@
+"""What all verbs share: common options, settings as flags, errors as one line and an exit code.
+
+Imports nothing heavy: `--help` must come at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kernelmill.errors import KernelMillError, stage
+
+if TYPE_CHECKING:
+    from kernelmill.config import RunConfig
+
+INTERRUPTED = 130
+
+
+class Output(str, Enum):
+    """What goes to standard output."""
+
+    text = "text"
+    json = "json"
+
+
+class InternalError(KernelMillError):
+    """A mistake of ours: something that no stage expected."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """What the common options said, and the ways to speak to whoever asked."""
+
+    output: Output = Output.text
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Dotted key -> what its flag said; None where it was not given."""
+    pairs: tuple[str, ...] = ()
+    """What `--set` said: `key=value`, the value as in TOML."""
+
+    def config(self) -> RunConfig:
+        """All layers of settings, these flags on top. Raises UserError."""
+        from kernelmill.config import load_config, parse_pair
+
+        return load_config({**dict(parse_pair(pair) for pair in self.pairs), **self.settings})
+
+    def result(self, text: str, data: Any) -> None:
+        """The result, and nothing else, on standard output: text, or `data` as one JSON object."""
+        if self.output is Output.json:
+            import json
+
+            text = json.dumps(data, indent=2, default=str)
+        typer.echo(text)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, on standard error; silent with `--quiet`."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+
+_SETTINGS: dict[str, tuple[type, str, str]] = {
+    "budget.trials": (int, "--trials", "Candidates to measure at most."),
+    "budget.seconds": (float, "--seconds", "Wall time to search for. [default: 300, without any other limit]"),
+    "searcher": (str, "--searcher", "Who decides what to try next."),
+    "operator": (str, "--operator", "Who writes candidates."),
+    "language": (str, "--language", "What they are written in."),
+    "seed": (int, "--seed", "Root of all chance in the search."),
+    "measure.threads": (int, "--threads", "Threads of candidate and baseline. [default: one per usable core]"),
+    "paths.runs": (str, "--runs", "Folder of runs. [default: .kernelmill]"),
+}
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "output": (Annotated[Output, typer.Option("--output", "-o", help="Form of the result.")], Output.text),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")], False),
+    "verbose": (Annotated[bool, typer.Option("--verbose", "-v", help="Every step.")], False),
+    "debug": (Annotated[bool, typer.Option("--debug", help="Tracebacks.")], False),
+}
+
+_SET = Annotated[
+    list[str],
+    typer.Option("--set", help="Any setting: key=value, e.g. measure.cores=[0,1]. Later than files and variables."),
+]
+
+
+def verb(*settings: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
+    """Make a verb of a function `(face, ...) -> exit code`.
+
+    The command gets the function's other parameters, a flag for each named setting, and the common options.
+    """
+
+    def wrap(function: Callable[..., int]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+
+        @wraps(function)
+        def command(**given: Any) -> None:
+            common = {name: given.pop(name) for name in _COMMON}
+            flags = {key: given.pop(_name(key)) for key in settings}
+            pairs = tuple(given.pop("set_", ()) or ())
+            raise typer.Exit(_run(function, Face(settings=flags, pairs=pairs, **common), given))
+
+        parameters = [*own, *map(_setting, settings)]
+        if settings:
+            parameters.append(_keyword("set_", _SET, []))
+        parameters += [_keyword(name, kind, default) for name, (kind, default) in _COMMON.items()]
+        named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        command.__signature__ = signature.replace(parameters=named, return_annotation=None)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in named}
+        del command.__wrapped__
+        return command
+
+    return wrap
+
+
+def _name(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _setting(key: str) -> inspect.Parameter:
+    kind, flag, text = _SETTINGS[key]
+    return _keyword(_name(key), Annotated[kind | None, typer.Option(flag, help=text, show_default=False)], None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _run(function: Callable[..., int], face: Face, given: dict[str, Any]) -> int:
+    """The exit code. An error is one line on standard error; with `--debug` its traceback comes first."""
+    try:
+        with stage(InternalError):
+            return function(face, **given)
+    except KernelMillError as error:
+        if _is_broken_pipe(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if face.debug:
+            typer.echo("".join(traceback.format_exception(error)), err=True)
+        typer.echo(_line(error, debug=face.debug), err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        return INTERRUPTED
+
+
+def _is_broken_pipe(error: KernelMillError) -> bool:
+    """Whoever read our output has enough, as in `kernelmill show TASK | head`."""
+    return isinstance(error.__cause__, BrokenPipeError)
+
+
+def _line(error: KernelMillError, *, debug: bool) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, InternalError):
+        hint = "" if debug else "; --debug shows the traceback"
+        return f"internal error: {text}{hint}"
+    return f"error: {text}"
+
+
+def plugin_names(package: str) -> list[str]:
+    """Names of the plugins in a folder, without importing it: importing would cost half of the time of `--help`."""
+    import pkgutil
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    own = {m.name for m in pkgutil.iter_modules(places) if not m.name.startswith("_") and not m.ispkg}
+    return sorted(own | {point.name for point in entry_points(group=package)})

@@ -1,0 +1,59 @@
+"""The entry point: finds the verbs in this folder and hands over."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+import kernelmill
+from kernelmill import cli
+
+app = typer.Typer(
+    name="kernelmill",
+    help="A slow piece of PyTorch in, a faster kernel that you can believe out.",
+    epilog="First steps: kernelmill doctor; kernelmill demo; kernelmill optimize TASK.py",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain text: importing rich for the help costs 0.1 s.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature is typer's
+    if wanted:
+        typer.echo(f"kernelmill {kernelmill.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _add_verbs() -> None:
+    """A module with an `app` is a group of commands; any other has a function of its own name."""
+    for module in pkgutil.iter_modules(cli.__path__):
+        if module.name.startswith("_") or module.name == "main":
+            continue
+        found = import_module(f"{cli.__name__}.{module.name}")
+        if hasattr(found, "app"):
+            app.add_typer(found.app, name=module.name)
+        else:
+            app.command(module.name)(getattr(found, module.name))
+
+
+_add_verbs()
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
