@@ -213,7 +213,7 @@ class Exported:
         """Body of the operator: the kernel, or the reference where the kernel cannot run on this machine."""
         variant = self.variants[index]
         kernel = self._kernel(index)
-        arguments, state = variant.split([_aligned(t.detach().resolve_conj().resolve_neg()) for t in tensors])
+        arguments, state = variant.split([_aligned(t.detach() if t.requires_grad else t) for t in tensors])
         if isinstance(kernel, str):
             self.counts.add(kernel)
             flat = self.entry.call(variant, arguments, state)
@@ -278,6 +278,8 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer if hasattr(torch.nn,
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_neg() or tensor.is_conj():
+        tensor = tensor.resolve_conj().resolve_neg()
     if tensor.data_ptr() % ALIGNMENT_BYTES == 0:
         return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
