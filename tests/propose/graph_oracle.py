@@ -11,7 +11,7 @@ from kernelmill.propose.embedded.ir import Graph, Name, Node, Ref
 from kernelmill.propose.embedded.names import launch_names
 from kernelmill.propose.embedded.plan import Allocate, FusedKernel, LaunchLine, Operand, Program, TemplateKernel
 from kernelmill.propose.embedded.program import plan
-from kernelmill.propose.embedded.trace import state_of, trace
+from kernelmill.propose.embedded.tracing import state_of, trace
 
 LAUNCH_NAMES = ("float32", "float64", "int64", "int32", "bool", "channels_last", "channels_last_3d")
 

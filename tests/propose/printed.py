@@ -18,7 +18,7 @@ from kernelmill.propose.embedded.genome import Genome
 from kernelmill.propose.embedded.ir import Graph
 from kernelmill.propose.embedded.printer import FILE, kernels
 from kernelmill.propose.embedded.render import default_genome, program_of, render
-from kernelmill.propose.embedded.trace import trace
+from kernelmill.propose.embedded.tracing import trace
 from kernelmill.sandboxes._base import Policy, Sandbox
 from kernelmill.schema import Candidate, Scalar, Signature, TensorSpec, Value
 

@@ -14,7 +14,7 @@ from kernelmill.propose.embedded.groups import Grouping, cuttable
 from kernelmill.propose.embedded.ir import Graph, Node
 from kernelmill.propose.embedded.plan import Allocate, FusedKernel, LaunchLine, Program, TemplateKernel
 from kernelmill.propose.embedded.program import plan
-from kernelmill.propose.embedded.trace import trace
+from kernelmill.propose.embedded.tracing import trace
 
 from .graph_modules import cases, made
 from .graph_oracle import check, compare, prepare, run_graph, run_program

@@ -6,6 +6,7 @@ The same handlers serve the fp64 oracle, the baselines (each in a cell of its ow
 from __future__ import annotations
 
 import copy
+import importlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -153,12 +154,11 @@ class ReferenceRole:
         self.cell.result = module(*wide)
         return self.cell.outputs()
 
-    def trace(self) -> dict[str, Any]:
-        """The reference's graph in the embedded proposer's representation."""
-        from kernelmill.propose.embedded.ir import to_json
-        from kernelmill.propose.embedded.trace import trace
-
-        return {"graph": to_json(trace(self.module, self._inputs(0), self.names))}
+    def trace(self, tracer: str) -> dict[str, Any]:
+        """The reference's graph, made by `trace_json(module, arguments, names)` of a trusted module."""
+        arguments = self._inputs(0)
+        graph = importlib.import_module(tracer).trace_json(self.module, arguments, self._argument_names(arguments))
+        return {"graph": graph}
 
     def cost(self) -> dict[str, Any]:
         """Arithmetic of the matrix products and convolutions of one call, one multiply-add counted as 2."""

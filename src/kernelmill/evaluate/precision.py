@@ -31,7 +31,7 @@ _RANK: dict[str, int] = {"exact": 0, "fp64": 0, "fp32": 1, "tf32": 2, "fp16": 2,
 def excused_error(dtype: str, reduction: int, precision: str = "native", peak: float = 1.0) -> float:
     """Error, relative to the output's rms, that any honest implementation in this dtype may have.
 
-    Two roundings of the largest result plus sqrt(n) roundings of the accumulator: rounding errors of a sum of n terms
+    Two roundings of the result plus sqrt(n) of the accumulator, at the largest magnitude: rounding errors of a sum of n terms
     walk at random (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019), and the worst case n*u would excuse tf32
     operands from n = 1000 on. The second term is capped at 2**-16, so that four times of it (6e-5) stays
     below what tf32 operands cost (5e-4 at least, as the largest of many errors).
@@ -44,7 +44,7 @@ def excused_error(dtype: str, reduction: int, precision: str = "native", peak: f
     """
     walk = min(math.sqrt(max(1, reduction)) * _ACCUMULATOR[dtype], _ACCUMULATION_CAP[dtype])
     roundoff = max(UNIT_ROUNDOFF[dtype], _ROUNDOFF_OF_PRECISION.get(precision, 0.0))
-    return 2 * roundoff * max(1.0, peak) + walk
+    return (2 * roundoff + walk) * max(1.0, peak)
 
 
 def too_coarse(found: Precision, dtype: str, precision: str = "native") -> bool:
@@ -56,10 +56,10 @@ def too_coarse(found: Precision, dtype: str, precision: str = "native") -> bool:
 
 
 def reduction_estimate(signature: Signature) -> int:
-    """Terms of the longest sum, guessed from sizes: K of a matmul, N of a row sum; 1 for elementwise tasks.
+    """Terms of the longest sum, guessed from sizes: K of a matmul, N of a row sum, the longest dim of a norm.
 
     Each output element of a product of A and B with |C| elements uses sqrt(|A| |B| / |C|) terms of both;
-    a plain reduction uses |A| / |C|.
+    a plain reduction uses |A| / |C|; a softmax or a norm sums inside and shows it only in its dims.
     """
     sizes = sorted((tensor.numel for tensor in signature.tensors), reverse=True)
     outputs = [spec.numel for spec in signature.outputs if spec.numel]
@@ -67,7 +67,8 @@ def reduction_estimate(signature: Signature) -> int:
         return 1
     smallest = min(outputs)
     product = math.sqrt(sizes[0] * sizes[1] / smallest) if len(sizes) > 1 else 1.0
-    return max(1, round(product), sizes[0] // smallest)
+    longest = max((size for tensor in signature.inputs for size in tensor.shape), default=1)
+    return max(1, round(product), sizes[0] // smallest, longest)
 
 
 def effective_precision(dtype: str, error: float, usual: float) -> Precision:

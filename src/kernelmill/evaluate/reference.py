@@ -107,6 +107,7 @@ class ReferenceCell:
             ),
             output_tree="tensor" if answer["tree"] == 0 else json.dumps(answer["tree"]),
             tree_kinds=answer["kinds"],
+            training=contract.training,
             init=json.dumps(answer["init"]) if answer["init_literal"] else "",
         )
         return self.signature
@@ -181,9 +182,13 @@ class ReferenceCell:
         except LaunchError:
             return 0.0
 
-    def trace(self) -> str:
-        """JSON of the graph for the embedded proposer. Raises TaskError where it cannot be traced."""
-        return str(self._ask("trace")["graph"])
+    def trace(self, tracer: str) -> str:
+        """JSON of the reference's graph; `tracer` is the module whose `trace_json` runs in the cell.
+
+        Raises:
+            TaskError: It cannot be traced.
+        """
+        return str(self._ask("trace", tracer=tracer)["graph"])
 
     def close(self) -> None:
         """End the cell."""

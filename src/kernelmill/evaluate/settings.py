@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ class Settings:
     reference: ReferencePolicy
     rates: Rates | None = None
     """Measured limits of the device; without them there is no floor."""
+    remeasure: Callable[[], Rates] | None = None
+    """Measures the limits again, for a candidate that seems faster than they allow."""
     baselines: tuple[str, ...] = ("eager", "compile")
     """In this order; `eager` comes first, its outputs verify every timed call."""
     llc: Literal["cold", "warm"] = "cold"

@@ -14,7 +14,7 @@ import numpy as np
 from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.machine import Reading, Watch
 from kernelmill.evaluate.roofline import Floor, implausible
-from kernelmill.evaluate.statistics import Plan, interval
+from kernelmill.evaluate.intervals import Plan, interval
 from kernelmill.schema import Comparison, Failed, Inconclusive
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from kernelmill.evaluate import roofline
 from kernelmill.evaluate.pipeline import languages
 from kernelmill.evaluate.roofline import Floor
 from kernelmill.optimize.workbench import Workbench
+from kernelmill.propose.embedded import TRACER
 from kernelmill.propose.embedded.describe import describe
 from kernelmill.propose.embedded.ir import from_json
 from kernelmill.propose.embedded.program import plan
@@ -55,7 +56,7 @@ def make_card(bench: Workbench, task: Task, *, program: bool = False) -> Card:
             flops = evaluator.bench(workload).flops
             floor = roofline.floor(workload.signature, flops, rates) if rates else None
             cards.append(WorkloadCard(workload, roofline.bytes_moved(workload.signature), flops, floor))
-        graph = from_json(evaluator.trace()) if program else None
+        graph = from_json(evaluator.trace(TRACER)) if program else None
     lines = describe(plan(graph, strides=task.contract.output_strides)) if graph else []
     language = languages.get(bench.config.language)()
     return Card(task, tuple(cards), language.template(task.workloads[0].signature), tuple(lines))

@@ -21,6 +21,7 @@ from kernelmill.optimize.engine import Engine
 from kernelmill.optimize.promotion import judge, worth
 from kernelmill.optimize.workbench import Workbench
 from kernelmill.propose._base import Operator
+from kernelmill.propose.embedded import TRACER
 from kernelmill.registry import Registry
 from kernelmill.schema import Candidate, Evaluation, Event, RunInfo, Task
 from kernelmill.search import make_searcher
@@ -126,7 +127,7 @@ class Optimization:
         with self.bench.evaluator(self.task) as evaluator:
             graph = self.folder / GRAPH
             if not graph.is_file():
-                _write(graph, evaluator.trace())
+                _write(graph, evaluator.trace(TRACER))
             engine = self._engine(evaluator)
             yield from engine.run()
             self._reveal(evaluator)

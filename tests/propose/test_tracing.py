@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kernelmill.propose.embedded.ir import COMPUTE_DTYPES, Graph, from_json, to_json
-from kernelmill.propose.embedded.trace import trace
+from kernelmill.propose.embedded.tracing import trace
 
 from .graph_modules import cases, made
 from .graph_oracle import compare, prepare, run_graph

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from kernelmill.evaluate.statistics import Plan, estimate, interval, student_quantile, verdict
+from kernelmill.evaluate.intervals import Plan, estimate, interval, student_quantile, verdict
 from kernelmill.schema import Interval
 
 RUNS = 2000

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from kernelmill.propose.embedded.decompositions import decompositions
-from kernelmill.propose.embedded.ir import Graph
+from kernelmill.propose.embedded.ir import Graph, to_json
 from kernelmill.propose.embedded.lower import lower
 from kernelmill.propose.embedded.names import launch_names
 
@@ -66,6 +66,11 @@ def _make_fx(run: Callable[..., Any], tensors: list[Any], weights: list[Any]) ->
     if any(_mutates(node) for node in traced.graph.nodes):
         traced = _functional(traced, {}, inputs)
     return traced
+
+
+def trace_json(module: torch.nn.Module, args: list[Any], argument_names: list[str]) -> str:
+    """`trace` as text, for the process that asked."""
+    return to_json(trace(module, args, argument_names))
 
 
 def _functional(run: Callable[..., Any], table: dict[Any, Any], inputs: tuple[Any, Any]) -> torch.fx.GraphModule:
