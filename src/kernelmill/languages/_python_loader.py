@@ -51,15 +51,14 @@ class _ModuleCallable:
     def __init__(self, model: torch.nn.Module, state: Sequence[Mapping[str, Any]]) -> None:
         self._model = model
         self._slots = _match(model, state)
-        self._bound: tuple[int, ...] = ()
+        self._bound: list[Any] = []
 
     def __call__(self, args: list[Any], state: list[Any]) -> object:
-        identity = tuple(map(id, state))
-        if identity != self._bound:
+        if len(state) != len(self._bound) or any(a is not b for a, b in zip(state, self._bound, strict=True)):
             for slot, tensor in zip(self._slots, state, strict=True):
                 # Sharing memory, so that new values written in place are seen; copying would be timed.
                 slot.data = tensor.detach()
-            self._bound = identity
+            self._bound = list(state)
         return _quiet(self._model, args)
 
 
