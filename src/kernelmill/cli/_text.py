@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kernelmill.errors import BudgetError
+from kernelmill.errors import BudgetError, InfraError
 from kernelmill.export.folding import Trial, fold
 from kernelmill.export.record import Run
 from kernelmill.export.words import baseline_name, bounded, duration, headline
@@ -153,11 +153,13 @@ def card_data(card: Card) -> dict[str, Any]:
 
 
 def run_code(run: Run) -> int:
-    """0 a gain, 1 none, 6 nothing was right before the budget ended, 130 interrupted."""
+    """0 a gain, 1 none, 5 nothing could be timed, 6 nothing was right before the budget ended, 130 interrupted."""
     if run.interrupted:
         return INTERRUPTED
     if run.best is not None:
         return 0
+    if run.undecided:
+        return InfraError.exit_code
     return NEGATIVE if run.passed else BudgetError.exit_code
 
 
@@ -200,7 +202,7 @@ def runs_text(found: Sequence[Run]) -> str:
     rows = [("run", "searcher", "candidates", "right", "seconds", "result")]
     for run in found:
         story = fold(run.events)
-        result = bounded(run.speedup) if run.speedup else "no gain"
+        result = bounded(run.speedup) if run.speedup else "no verdict" if run.undecided else "no gain"
         rows.append(
             (
                 run.info.id,

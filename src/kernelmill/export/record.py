@@ -64,9 +64,17 @@ class Run:
         return sum(isinstance(trial.evaluation, Passed) for trial in fold(self.events).trials.values())
 
     @property
+    def undecided(self) -> bool:
+        """Whether the machine, not the candidates, is why there is no result: nothing could be timed."""
+        outcomes = {trial.outcome for trial in fold(self.events).trials.values()}
+        return self.best is None and "passed" not in outcomes and bool(outcomes & {"inconclusive", "lost"})
+
+    @property
     def headline(self) -> str:
         """The result in one sentence."""
-        return headline(self.evaluation) if self.evaluation else f"No gain: {self.why_not}"
+        if self.evaluation:
+            return headline(self.evaluation)
+        return f"{'No verdict' if self.undecided else 'No gain'}: {self.why_not}"
 
     @property
     def best_folder(self) -> Path:
@@ -124,5 +132,8 @@ def _why_nothing(events: Sequence[Event]) -> str:
     outcomes = [trial.outcome for trial in story.trials.values()]
     if "passed" in outcomes:
         return "no candidate was promoted yet"
-    worst = max(set(outcomes), key=outcomes.count)
+    worst = max(sorted(set(outcomes)), key=outcomes.count)
+    if worst in ("inconclusive", "lost"):
+        details = [trial.detail for trial in story.trials.values() if trial.outcome == worst]
+        return f"the machine let none of {len(outcomes)} candidates be timed; the last: {details[-1]}"
     return f"none of {len(outcomes)} candidates passed; most ended with: {worst}"

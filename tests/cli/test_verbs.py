@@ -1,0 +1,242 @@
+"""The command line: exit codes, what goes where, errors in one line. The verbs themselves are replaced here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from kernelmill import api
+from kernelmill.cli._verb import plugin_names
+from kernelmill.cli.main import app
+from kernelmill.errors import CredentialsError, InfraError, TaskError, ToolchainError
+from kernelmill.export.record import Run
+from kernelmill.optimize.diagnosis import Diagnosis, Finding
+from kernelmill.sandboxes import Probe
+from kernelmill.schema import (
+    Asked,
+    BudgetLimits,
+    Candidate,
+    Event,
+    Failed,
+    Inconclusive,
+    Measured,
+    Passed,
+    Promoted,
+    Proposed,
+    Request,
+    RunInfo,
+    Stopped,
+)
+from tests.cli.stories import passed
+
+KERNEL = Candidate(language="cpp", source="// k", note="all fused")
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, verb: str, answer: Any) -> list[dict[str, Any]]:
+    """Replace a verb of the api; gives back what it was called with."""
+    seen: list[dict[str, Any]] = []
+
+    def stand_in(*given: Any, **named: Any) -> Any:
+        seen.append({"given": given, **named})
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(api, verb, stand_in)
+    return seen
+
+
+def told(events: list[Event], best: Candidate | None = None, evaluation: Passed | None = None) -> Run:
+    info = RunInfo(
+        id="20260504-op-1f", task="t", task_name="op", task_path="op.py", language="cpp", searcher="puct", seed=0,
+        limits=BudgetLimits(seconds=5), created="2026-05-04T10:00:00+00:00",
+    )  # fmt: skip
+    return Run(info, Path("runs/20260504-op-1f"), tuple(events), best, evaluation, "" if best else "none passed")
+
+
+def story(evaluation: Any, stopped: str = "the budget of 5 seconds is spent") -> list[Event]:
+    return [
+        Asked(request=Request(id="r0", operator="template")),
+        Proposed(request="r0", candidate=KERNEL),
+        Measured(candidate=KERNEL.id, level="full", evaluation=evaluation),
+        Stopped(reason=stopped),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "code", "words"),
+    [
+        (passed(1.5), 0, ("PASSED", "1.5x", "torch.compile")),
+        (passed(0.5), 1, ("PASSED", "No gain")),
+        (Failed(stage="numerics", message="3 of 9 elements are off"), 1, ("FAILED at numerics", "3 of 9")),
+        (Inconclusive(reason="too much noise"), 1, ("UNDECIDED", "too much noise")),
+        (Failed(stage="integrity", message="wrote to its input", clause="may_alias"), 7, ("integrity", "may_alias")),
+    ],
+)
+def test_evaluate_says_the_verdict_in_words_and_by_exit_code(
+    monkeypatch: pytest.MonkeyPatch, evaluation: Any, code: int, words: tuple[str, ...]
+) -> None:
+    answering(monkeypatch, "evaluate", evaluation)
+    result = run("evaluate", "op.py", "k.cpp")
+    assert result.exit_code == code
+    assert all(word in result.stdout for word in words)
+
+
+def test_evaluate_as_json_is_one_object_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "evaluate", passed(1.5))
+    found = json.loads(run("evaluate", "op.py", "k.cpp", "--output", "json").stdout)
+    assert found["exit_code"] == 0
+    assert found["results"][0]["comparisons"][0]["candidate_us"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TaskError("op.py: no task found; define `class Model`"), 2),
+        (CredentialsError("the key was refused"), 3),
+        (ToolchainError("no g++ on the PATH; apt install g++"), 4),
+        (InfraError("the evaluation server is gone"), 5),
+    ],
+)
+def test_an_error_is_one_line_on_standard_error_and_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    answering(monkeypatch, "evaluate", error)
+    result = run("evaluate", "op.py", "k.cpp")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == f"error: {error}\n"
+
+
+def test_a_mistake_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "evaluate", ZeroDivisionError("division by zero"))
+    result = run("evaluate", "op.py", "k.cpp")
+    assert result.exit_code == 5
+    assert "internal error: ZeroDivisionError: division by zero" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "evaluate", ZeroDivisionError("division by zero"))
+    assert "Traceback" in run("evaluate", "op.py", "k.cpp", "--debug").stderr
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "evaluate", KeyboardInterrupt())
+    assert run("evaluate", "op.py", "k.cpp").exit_code == 130
+
+
+@pytest.mark.parametrize("words", [("optimise",), ("evaluate",), ("optimize", "x.py", "--trails", "3")])
+def test_a_wrong_command_line_is_exit_code_2(words: tuple[str, ...]) -> None:
+    assert run(*words).exit_code == 2
+
+
+def test_flags_and_pairs_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = answering(monkeypatch, "optimize", told(story(passed(2.0)), KERNEL, passed(2.0)))
+    words = ("--trials", "7", "--searcher", "puct", "--set", "measure.cores=[1]", "--set", "search.breadth=3")
+    assert run("optimize", "op.py", *words).exit_code == 0
+    config = seen[0]["config"]
+    assert (config.budget.trials, config.budget.seconds, config.searcher) == (7, None, "puct")
+    assert (config.measure.cores, config.search) == ((1,), {"breadth": 3})
+
+
+def test_a_setting_that_does_not_exist_is_a_usage_error() -> None:
+    result = run("optimize", "op.py", "--set", "budget.trails=7")
+    assert result.exit_code == 2
+    assert "did you mean 'budget.trials'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "words"),
+    [
+        (told(story(passed(2.0)), KERNEL, passed(2.0)), 0, ("2.0x",)),
+        (told(story(passed(1.0))), 1, ("No gain", "none passed")),
+        (told(story(Failed(stage="build", message="no"))), 6, ("No gain",)),
+        (told(story(Inconclusive(reason="noise"))), 5, ("No verdict",)),
+        (told(story(passed(2.0), "interrupted")), 130, ("kernelmill runs resume 20260504-op-1f",)),
+    ],
+)
+def test_optimize_ends_with_the_result_and_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, outcome: Run, code: int, words: tuple[str, ...]
+) -> None:
+    answering(monkeypatch, "optimize", outcome)
+    result = run("optimize", "op.py")
+    assert result.exit_code == code
+    assert all(word in result.stdout for word in words)
+    assert json.loads(run("optimize", "op.py", "-o", "json").stdout)["exit_code"] == code
+
+
+def test_progress_goes_to_standard_error_in_plain_lines_when_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def optimize(task: Path, config: Any, on_event: Any) -> Run:
+        for event in [*story(passed(2.0))[:-1], Promoted(candidate=KERNEL.id, held=True), *story(passed(2.0))[-1:]]:
+            on_event(event)
+        return told(story(passed(2.0)), KERNEL, passed(2.0))
+
+    monkeypatch.setattr(api, "optimize", optimize)
+    result = run("optimize", "op.py")
+    assert "the best so far" in result.stderr
+    assert "held at promotion" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert "the best so far" not in result.stdout
+
+
+def test_quiet_leaves_only_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = answering(monkeypatch, "optimize", told(story(passed(2.0)), KERNEL, passed(2.0)))
+    result = run("optimize", "op.py", "-q")
+    assert result.stderr == ""
+    assert result.stdout
+    assert seen[0]["on_event"] is None
+
+
+def test_the_help_of_optimize_lists_the_searchers_that_there_are() -> None:
+    from kernelmill.search import searchers
+
+    text = run("optimize", "--help").stdout
+    assert plugin_names("kernelmill.search") == searchers.names()
+    assert all(re.search(rf"\b{name}\b", text) for name in searchers.names())
+
+
+def test_doctor_says_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = (Finding("python", "ok", "3.11"), Finding("compiler", "missing", "no g++", "apt install g++"))
+    answering(monkeypatch, "doctor", Diagnosis(findings, (Probe("read a secret", True), Probe("send by UDP", False))))
+    result = run("doctor")
+    assert result.exit_code == 4
+    for words in ("apt install g++", "1 of 2 attacks", "OPEN: send by UDP", "not ready"):
+        assert words in result.stdout
+    assert "read a secret" not in result.stdout
+    assert json.loads(run("doctor", "-o", "json").stdout)["able"] is False
+
+
+def test_a_folder_without_runs_says_how_to_start_one() -> None:
+    result = run("runs", "list")
+    assert result.exit_code == 0
+    assert "kernelmill optimize" in result.stdout
+    assert json.loads(run("runs", "list", "-o", "json").stdout) == []
+
+
+def test_an_unknown_run_is_a_usage_error(tmp_path: Path) -> None:
+    for words in (("show", "nope"), ("resume", "nope"), ("export", "nope"), ("compare", "a", "b")):
+        result = run("runs", *words)
+        assert result.exit_code == 2
+        assert "no run" in result.stderr
+
+
+def test_the_version_is_the_package_s() -> None:
+    import kernelmill
+
+    assert run("--version").stdout.strip() == f"kernelmill {kernelmill.__version__}"
