@@ -88,10 +88,10 @@ def optimize(
         TaskError, UserError, ToolchainError: Nothing was started.
         InfraError: The machine failed; the log is whole and the run can be resumed.
     """
-    from kernelmill.optimize.run import describe_run, keep_task
+    from kernelmill.optimize.run import check_plugins, describe_run, keep_task
 
     config = config or load_config()
-    _need(config.language)
+    check_plugins(config)
     with _workbench(config) as bench, _store(config) as store:
         loaded = _loaded(bench, task)
         info = describe_run(config, loaded, bench)
@@ -116,14 +116,14 @@ def resume(
     Raises:
         UserError: There is no such run; another process is writing to it.
     """
-    from kernelmill.optimize.run import config_of
+    from kernelmill.optimize.run import check_plugins, config_of
 
     config = config or load_config()
     with _store(config) as store:
         info = _find(store, run)
         changes = {} if budget is None else {"budget": budget}
         config = config_of(info, config).model_copy(update=changes)
-        _need(config.language)
+        check_plugins(config)
         with _workbench(config) as bench:
             return _drive(bench, store, info, on_event)
 

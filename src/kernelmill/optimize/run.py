@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kernelmill.config import RunConfig
-from kernelmill.errors import UserError
+from kernelmill.errors import ToolchainError, UserError
 from kernelmill.evaluate.pipeline import Evaluator, languages
 from kernelmill.gates import gates
 from kernelmill.optimize.engine import Engine
@@ -80,6 +80,20 @@ def config_of(info: RunInfo, present: RunConfig) -> RunConfig:
     return recorded.model_copy(update={"paths": present.paths})
 
 
+def check_plugins(config: RunConfig) -> None:
+    """Find a wrong name or option before anything is started.
+
+    Raises:
+        UserError: No such language, operator or searcher, or the searcher refuses its options.
+        ToolchainError: The language does not work on this machine; the message has the remedy.
+    """
+    missing = languages.get(config.language).missing()
+    if missing:
+        raise ToolchainError(missing)
+    operators.get(config.operator)
+    make_searcher(config.searcher, operator=config.operator, **config.search)
+
+
 def keep_task(folder: Path, task: Task) -> None:
     """Write the task as it was into the run's folder, so that nothing done later depends on the file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +134,8 @@ class Optimization:
 
         Raises:
             TaskError: The reference fails, or cannot be traced for the operator.
-            UserError: A plugin of that name does not exist, or refuses its options.
-            ToolchainError: The language cannot be built here.
+            KernelMillError: What no further attempt would mend; the log is whole and the run can be resumed.
         """
-        languages.get(self.config.language)  # a wrong name shows before anything is measured
         with self.bench.evaluator(self.task) as evaluator:
             graph = self.folder / GRAPH
             if not graph.is_file():
