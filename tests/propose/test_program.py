@@ -206,3 +206,18 @@ def test_any_graph_gives_a_program_that_computes_it(case: tuple[Graph, frozenset
             for tensor_, steps in zip(got, graph.output_strides, strict=True):
                 walked = [s for s, n in zip(tensor_.stride(), tensor_.shape, strict=True) if n > 1]
                 assert walked == [s for s, n in zip(steps, tensor_.shape, strict=True) if n > 1]
+
+
+def test_slices_are_read_where_they_lie() -> None:
+    module = made(lambda u: u[1:-1, 1:-1] + u[:-2, 1:-1] * u[:6, ::2].sum())
+    graph, _ = prepare(module, [torch.randn(8, 12)])
+    steps = plan(graph).steps
+    copies = [s for s in steps if isinstance(s, LaunchLine) and "contiguous" in s.text]
+    kernels = [s for s in steps if isinstance(s, FusedKernel)]
+    assert len(copies) == 1  # the argument, which is contiguous already: no work
+    assert [o.strides for k in kernels for o in k.loads if len(o.strides) == 2] == [(12, 2), (12, 1), (12, 1), (0, 0)]
+
+
+def test_the_same_slice_is_taken_once() -> None:
+    graph, _ = prepare(made(lambda u: u[1:] * u[1:].exp() + u[1:].sum()), [torch.randn(4, 6)])
+    assert sum("slice" in s.text for s in plan(graph).steps if isinstance(s, LaunchLine)) == 1

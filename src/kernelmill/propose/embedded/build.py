@@ -11,6 +11,9 @@ from kernelmill.propose.embedded.ir import BOOLEAN, Graph, Node, Ref
 
 Number = bool | int | float
 
+SLICE = "aten.slice.Tensor"
+"""The library call that only moves a pointer; kernels read its result where it lies."""
+
 Value = Any
 """A `Node` or a Python scalar."""
 
@@ -39,6 +42,11 @@ _PURE = frozenset({"constant", "pointwise", "reduce", "view", "iota"})
 """Kinds of which two with the same arguments are the same value. Not library calls: they may be random."""
 
 
+def is_slice(node: Node) -> bool:
+    """Whether `Builder.slice` made it: its arguments are complete, and where it lies follows from its source."""
+    return node.op == SLICE and node.stride is None
+
+
 def _identity(node: Node) -> str:
     """Equal for nodes that compute the same; as text, because 1, 1.0 and True are equal but not the same literal."""
     return repr((node.kind, node.op, node.args, node.shape, node.dtype, sorted(node.attrs.items())))
@@ -49,7 +57,7 @@ class Builder:
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         self.nodes: list[Node] = list(nodes)
-        self._same = {_identity(n): n for n in self.nodes if n.kind in _PURE}
+        self._same = {_identity(n): n for n in self.nodes if n.kind in _PURE or is_slice(n)}
         self._next = 1 + max((n.id for n in self.nodes), default=-1)
         self._by_id = {n.id: n for n in self.nodes}
 
@@ -62,7 +70,7 @@ class Builder:
         stride = attrs.pop("stride", None)
         refs = tuple(Ref(a.id) if isinstance(a, Node) else a for a in args)
         node = Node(self._next, kind, op, refs, tuple(shape), dtype, None if stride is None else tuple(stride), attrs)
-        if kind in _PURE:
+        if kind in _PURE or is_slice(node):
             known = self._same.setdefault(_identity(node), node)
             if known is not node:
                 return known
@@ -150,6 +158,17 @@ class Builder:
         if x.kind == "constant":
             return self.constant(x.args[0], shape, x.dtype)
         return x if x.shape == shape else self.add("view", "expand", (x,), shape, x.dtype)
+
+    def slice(self, x: Node, dim: int, start: int, length: int, step: int = 1) -> Node:
+        """Elements `start`, `start + step`, ... along `dim`, `length` of them: a library call that copies nothing."""
+        dim %= len(x.shape)
+        shape = [length if i == dim else size for i, size in enumerate(x.shape)]
+        if tuple(shape) == x.shape:
+            return x
+        if x.kind == "constant":
+            return self.constant(x.args[0], shape, x.dtype)
+        end = start + (length - 1) * step + 1
+        return self.add("extern", SLICE, (x, dim, start, end, step), shape, x.dtype, kwargs={})
 
     def extern(self, op: str, args: Sequence[Any], shape: Sequence[int], dtype: str, **kwargs: Any) -> Node:
         """A library call `aten.<op>` with one contiguous result."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernelmill.propose.embedded.build import contiguous_strides
+from kernelmill.propose.embedded.build import contiguous_strides, is_slice
 from kernelmill.propose.embedded.ir import Node
 
 Ints = tuple[int, ...]
@@ -72,7 +72,9 @@ def _runs(shape: Sequence[int], strides: Sequence[int]) -> list[Ints]:
 
 
 def view_strides(view: Node, shape: Sequence[int], strides: Sequence[int]) -> Ints | None:
-    """Strides of a view of a tensor of that shape and strides; None where a reshape has to copy."""
+    """Strides of a view, or of a slice, of a tensor of that shape and strides; None where a reshape has to copy."""
+    if is_slice(view):
+        return tuple(s * view.args[4] if d == view.args[1] else s for d, s in enumerate(strides))
     if view.op == "permute":
         return tuple(strides[d] for d in view.attrs["dims"])
     if view.op == "expand":

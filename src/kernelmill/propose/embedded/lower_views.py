@@ -56,16 +56,38 @@ def _permute(build: Builder, call: Call) -> Result:
     return build.permute(x, order)
 
 
-def _slice(_: Builder, call: Call) -> Result:
-    """Only where nothing is cut off."""
-    shape = tuple(call.value.shape)
-    return call.args[0] if call.args[0].shape == shape and call.get(4, "step", 1) == 1 else None
+def _slice(build: Builder, call: Call) -> Result:
+    x, dim = call.args[0], call.get(1, "dim", 0)
+    size = x.shape[dim]
+    start, step = call.get(2, "start", None) or 0, call.get(4, "step", 1)
+    start = min(max(start + size if start < 0 else start, 0), size)
+    return build.slice(x, dim, start, call.value.shape[dim], step)
 
 
 def _select(build: Builder, call: Call) -> Result:
-    """Only from a dim of size 1."""
-    x, dim = call.args[0], call.args[1]
-    return build.reshape(x, tuple(call.value.shape)) if x.shape[dim] == 1 else None
+    x, dim, index = call.args[0], call.args[1], call.args[2]
+    return build.reshape(build.slice(x, dim, index % x.shape[dim], 1), tuple(call.value.shape))
+
+
+def _pieces(build: Builder, call: Call) -> Result:
+    """`split` and its kin: consecutive slices; None for a piece that nobody reads."""
+    x, dim = call.args[0], call.get(2, "dim", 0)
+    read = {user.args[1] for user in call.node.users}
+    found, start = [], 0
+    for i, piece in enumerate(call.value):
+        size = piece.shape[dim]
+        found.append(build.slice(x, dim, start, size) if i in read else None)
+        start += size
+    return tuple(found)
+
+
+def _unbind(build: Builder, call: Call) -> Result:
+    x, dim = call.args[0], call.get(1, "dim", 0)
+    read = {user.args[1] for user in call.node.users}
+    return tuple(
+        build.reshape(build.slice(x, dim, i, 1), tuple(piece.shape)) if i in read else None
+        for i, piece in enumerate(call.value)
+    )
 
 
 def _expand(build: Builder, call: Call) -> Result:
@@ -88,4 +110,6 @@ VIEWS: dict[str, Handler] = {
     "copy": _copy,
     "slice": _slice,
     "select": _select,
+    **dict.fromkeys(("split", "split_with_sizes"), _pieces),
+    "unbind": _unbind,
 }

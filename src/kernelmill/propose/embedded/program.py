@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from kernelmill.propose.embedded.axes import Axes
-from kernelmill.propose.embedded.build import contiguous_strides
+from kernelmill.propose.embedded.build import contiguous_strides, is_slice
 from kernelmill.propose.embedded.groups import Grouping, Unit
 from kernelmill.propose.embedded.ir import Graph, Name, Node, Ref
 from kernelmill.propose.embedded.kernels import Buffer, KernelMaker
@@ -170,6 +170,9 @@ class _Planner:
         if node.kind == "item":
             self.raw[node.id] = self._say(f"c{node.id}", f"{self.name(node.inputs[0])}[{node.args[1]}]")
             return
+        if is_slice(node):
+            self._slice(node)
+            return
         found = None if node.id in self.library else template_of(self.graph, node)
         if found is not None:
             self._template(node, *found)
@@ -177,6 +180,15 @@ class _Planner:
         kwargs = [f"{k}={self._argument(v)}" for k, v in node.attrs.get("kwargs", {}).items()]
         args = ", ".join([*(self._argument(a) for a in node.args), *kwargs])
         self.raw[node.id] = self._say(f"c{node.id}", f"{node.op}({args})")
+
+    def _slice(self, node: Node) -> None:
+        """Part of a tensor whose strides are certain, so that kernels read it in place."""
+        given = self.graph.by_id[node.inputs[0]]
+        source = self.physical(given.id)
+        strides = view_strides(node, given.shape, source.strides)
+        dim, *bounds = node.args[1:]
+        text = f"{node.op}({source.name}, {dim}, {', '.join(map(str, bounds))})"
+        self.known[node.id] = Buffer(self._say(f"s{node.id}", text), strides or contiguous_strides(node.shape))
 
     def _argument(self, value: Any) -> str:
         if isinstance(value, Ref):

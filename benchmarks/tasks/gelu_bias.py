@@ -1,0 +1,14 @@
+"""Exact GELU of a biased input."""
+
+import torch
+
+from kernelmill import task
+
+
+@task(
+    inputs={"x": "float32[R, C]", "bias": "float32[C]"},
+    workloads={"main": {"R": 8192, "C": 1024}},
+)
+def gelu_bias(x, bias):
+    """Exact GELU of a biased input."""
+    return torch.nn.functional.gelu(x + bias)
