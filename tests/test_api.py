@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,7 +190,9 @@ def test_export_writes_the_module_and_its_evidence_where_it_is_asked_to(
     run = api.optimize(task, config=config)
     module = api.export(run.info.id, tmp_path / "out", config=config)
     assert module == tmp_path / "out" / "module.py"
-    assert (tmp_path / "out" / "evidence.json").is_file()
+    evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert evidence["command"]  # how to compile it again elsewhere
+    assert evidence["seeds"]["promotion"] == "ab"
 
 
 def test_what_does_not_hold_at_promotion_is_never_returned(

@@ -277,6 +277,8 @@ def _drive(bench: Workbench, store: Sqlite, info: RunInfo, on_event: Callable[[E
 def _export(bench: Workbench, run: Run, folder: Path) -> Path:
     from kernelmill.evaluate.pipeline import languages
     from kernelmill.export import Winner, export_best
+    from kernelmill.export.cpp_build import cpp_build
+    from kernelmill.languages.cpp import Cpp
     from kernelmill.optimize.run import kept_seeds, kept_task
 
     assert run.best is not None and run.evaluation is not None
@@ -288,6 +290,7 @@ def _export(bench: Workbench, run: Run, folder: Path) -> Path:
         evaluation=run.evaluation,
         artifacts={w.name: language.build(run.best, w.signature) for w in task.workloads},
         suffix=language.suffix,
+        build=cpp_build(run.best, language.compiler) if isinstance(language, Cpp) else None,
         run=run.info,
         seeds=kept_seeds(run.folder),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernelmill.evaluate.statistics import MARGIN
+from kernelmill.evaluate.intervals import MARGIN
 from kernelmill.schema import Evaluation, Failed, Inconclusive, Passed
 
 GAIN = 1.0 + MARGIN
