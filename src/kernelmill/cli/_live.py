@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -148,10 +148,11 @@ def _short(text: str) -> str:
 
 @contextmanager
 def progress(
-    face: Face, limits: BudgetLimits, console: Console | None = None
+    face: Face, limits: BudgetLimits, console: Console | None = None, before: Sequence[Event] = ()
 ) -> Iterator[Callable[[Event], object] | None]:
     """What to call with each event; None with `--quiet`.
 
+    `before` are the events of a resumed run.
     rich reads NO_COLOR, FORCE_COLOR and TERM; a terminal that cannot move its cursor gets plain lines.
     """
     if face.quiet:
@@ -159,6 +160,8 @@ def progress(
         return
     console = console or Console(stderr=True)
     board = Board(limits)
+    for event in before:
+        board.apply(event)
     if not console.is_terminal or console.is_dumb_terminal or face.verbose:
         yield _lines(face, board)
         return

@@ -50,9 +50,9 @@ def resume_run(face: Face, run: RunId) -> int:
     trials, seconds = face.settings["budget.trials"], face.settings["budget.seconds"]
     budget = BudgetLimits(trials=trials, seconds=seconds) if trials or seconds else None
     config = face.config()
-    limits = budget or api.load_run(run, config).info.limits
-    with progress(face, limits) as on_event:
-        found = api.resume(run, budget=budget, config=config, on_event=on_event)
+    known = api.load_run(run, config)
+    with progress(face, budget or known.info.limits, before=known.events) as on_event:
+        found = api.resume(known.info.id, budget=budget, config=config, on_event=on_event)
     face.result(run_text(found), run_data(found))
     return run_code(found)
 

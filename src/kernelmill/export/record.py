@@ -74,7 +74,8 @@ class Run:
         """The result in one sentence."""
         if self.evaluation:
             return headline(self.evaluation)
-        return f"{'No verdict' if self.undecided else 'No gain'}: {self.why_not}"
+        kind = "No result yet" if self.interrupted else "No verdict" if self.undecided else "No gain"
+        return f"{kind}: {self.why_not}"
 
     @property
     def best_folder(self) -> Path:
@@ -130,6 +131,8 @@ def _why_nothing(events: Sequence[Event]) -> str:
     if not story.trials:
         return story.errors[-1] if story.errors else story.stopped or "nothing was tried yet"
     outcomes = [trial.outcome for trial in story.trials.values()]
+    if outcomes.count("not measured") == len(outcomes):
+        return "no candidate was measured yet"
     if "passed" in outcomes:
         return "no candidate was promoted yet"
     worst = max(sorted(set(outcomes)), key=outcomes.count)
