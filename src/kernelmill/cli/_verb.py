@@ -20,8 +20,6 @@ import typer
 from kernelmill.errors import KernelMillError, stage
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoints
-
     from kernelmill.config import RunConfig
 
 INTERRUPTED = 130
@@ -181,8 +179,8 @@ def plugin_names(package: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _entry_points() -> EntryPoints:
-    """Of all installed distributions; reading them takes some 20 ms."""
+def _entry_points() -> Any:
+    """Of all installed distributions; reading them takes some 20 ms. Its type differs between Python 3.10 and later."""
     from importlib.metadata import entry_points
 
     return entry_points()
