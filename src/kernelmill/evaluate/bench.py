@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from kernelmill.errors import StageError, TaskError
+from kernelmill.errors import InfraError, StageError, TaskError
 from kernelmill.evaluate.arrays import Array, HostTensor
 from kernelmill.evaluate.cells import Server
 from kernelmill.evaluate.checks import meaningless
@@ -89,12 +89,16 @@ class WorkloadBench:
     @cached_property
     def content(self) -> ContentSource:
         """Secret inputs."""
-        numbers = [int.from_bytes(self._derive(f"given{i}")[:4], "little") for i in range(GIVEN_SETS)]
+        numbers = [self.secret_number(f"given{i}") for i in range(GIVEN_SETS)]
         given = [self.oracle.given(number) for number in numbers]
         return ContentSource(self.signature, given, self._derive("content"), self.task.contract)
 
     def _derive(self, purpose: str) -> bytes:
         return hashlib.sha256(self.seed + f"/{self.workload.name}/{purpose}".encode()).digest()
+
+    def secret_number(self, purpose: str) -> int:
+        """32 bits that follow from the secret seed: the same for the same purpose, and not to be foreseen."""
+        return int.from_bytes(self._derive(purpose)[:4], "little")
 
     @cached_property
     def reduction(self) -> int:
@@ -110,11 +114,9 @@ class WorkloadBench:
     @cached_property
     def aliased_outputs(self) -> frozenset[str]:
         """Outputs that the reference itself returns as views of an input."""
-        side = self._oracle_side
-        side.load(self.content.case("given", 0))
-        side.call()
-        named = zip(self.signature.outputs, side.outputs(), strict=True)
-        return frozenset(spec.name for spec, output in named if side.aliases(output))
+        outputs = self._native(self.content.case("given", 0))
+        named = zip(self.signature.outputs, outputs, strict=True)
+        return frozenset(spec.name for spec, output in named if self._oracle_side.aliases(output))
 
     def truth(self, family: Family, index: int) -> Truth:
         """A verification case, from the cache where it was asked for before.
@@ -130,7 +132,7 @@ class WorkloadBench:
             self._truths[key] = truth
         return self._truths[key]
 
-    def _work_out(self, family: Family, index: int) -> Truth:
+    def _work_out(self, family: Family, index: int, *, again: bool = True) -> Truth:
         tensors = self.content.case(family, index)
         replay = self.content.replay(family, index)
         side = self._oracle_side
@@ -140,18 +142,42 @@ class WorkloadBench:
             native = side.outputs()
             oracle = self.oracle.double(side)
         except (StageError, TaskError) as error:
+            if side.cell.ended:
+                # Killed from outside, or by this case; with the dead process all later cases would be skipped.
+                self._drop_oracle()
+                if again:
+                    return self._work_out(family, index, again=False)
             if family == "given":
                 raise TaskError(f"{self.task.path}: the reference fails on its own inputs: {error}") from error
             return Truth(family, tensors, [], [], f"the reference raises: {error}", replay)
         return Truth(family, tensors, oracle, native, meaningless(oracle, native), replay)
 
-    def answer(self, tensors: list[HostTensor]) -> tuple[list[Array], list[HostTensor]]:
-        """fp64 and native results on any content."""
+    def _drop_oracle(self) -> None:
+        """Forget a process that has ended; the next question starts another."""
+        self._cells.remove(self.oracle)
+        self.oracle.close()
+        del self.oracle, self._oracle_side
+
+    def _native(self, tensors: list[HostTensor]) -> list[HostTensor]:
         side = self._oracle_side
-        side.load(tensors)
-        side.call()
-        native = side.outputs()
-        return self.oracle.double(side), native
+        try:
+            side.load(tensors)
+            side.call()
+            return side.outputs()
+        except StageError as error:
+            raise InfraError(f"the reference fails where it did not before: {error}") from error
+
+    def answer(self, tensors: list[HostTensor]) -> tuple[list[Array], list[HostTensor]]:
+        """fp64 and native results on any content.
+
+        Raises:
+            InfraError: The reference does not run, which is not the candidate's fault.
+        """
+        native = self._native(tensors)
+        try:
+            return self.oracle.double(self._oracle_side), native
+        except TaskError as error:
+            raise InfraError(str(error)) from error
 
     def baseline(self, name: str) -> Side:
         """A baseline's side, started and warmed when it is first asked for."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kernelmill.errors import InfraError, StageError
+from kernelmill.errors import InfraError, LaunchError, StageError, stage
 from kernelmill.evaluate import timing
 from kernelmill.evaluate.agreement import agree, tolerance
 from kernelmill.evaluate.arrays import HostTensor
@@ -20,6 +20,9 @@ from kernelmill.evaluate.settings import Settings
 from kernelmill.evaluate.side import Side
 from kernelmill.languages._base import Artifact
 from kernelmill.schema import Accuracy, Comparison, Contract, Failed, Family, Inconclusive, Tier, WorkloadResult
+
+AUDIT = 3
+"""One in so many timed calls, in secret, is followed by a verification case that looks like any other call."""
 
 T = TypeVar("T")
 Cases = Iterable[tuple[Family, int]]
@@ -52,6 +55,8 @@ class CandidateRun:
         self.given: Accuracy | None = None
         """The same on the task's own inputs, whose distribution timed calls have."""
         self.skipped: list[str] = []
+        self.verified: list[Truth] = []
+        """Cases that were right, for audits between timed calls."""
 
     @property
     def contract(self) -> Contract:
@@ -60,7 +65,7 @@ class CandidateRun:
 
     def start(self) -> None:
         """Load and bind. Raises BuildError."""
-        self.side.load_artifact(self.artifact)
+        self.side.load_artifact(self.artifact, self.settings.load_limit_s)
         if self.tier == "T2":
             self.side.cell.ask("tighten")
         self.side.bind(self.offset)
@@ -73,14 +78,13 @@ class CandidateRun:
                 self.skipped.append(f"{family}: {truth.skip}")
                 continue
             self._check(truth, self.run(truth.tensors, truth.replay))
+            self.verified.append(truth)
 
     def run(self, tensors: Sequence[HostTensor], replay: str) -> list[HostTensor]:
         """One call on poisoned memory; its outputs, structure checked."""
         try:
             self._poison()
-            self.side.load(tensors)
-            self.side.call()
-            outputs = self.side.outputs()
+            outputs = self._call(tensors)
         except SpecialisedError:
             raise
         except StageError as error:
@@ -88,6 +92,11 @@ class CandidateRun:
         self._learn(outputs)
         self._check_structure(outputs, replay)
         return outputs
+
+    def _call(self, tensors: Sequence[HostTensor]) -> list[HostTensor]:
+        self.side.load(tensors)
+        self.side.call()
+        return self.side.outputs()
 
     def failed(self, error: StageError, replay: str) -> Failed:
         """A stage's error as the verdict."""
@@ -147,13 +156,14 @@ class CandidateRun:
     def _verify_timed(
         self, tensors: Sequence[HostTensor], ours: list[HostTensor], native: list[HostTensor], index: int
     ) -> Failed | None:
-        failed = structure(self.bench.signature.outputs, [o.spec for o in ours], self.contract)
-        if failed or self.given is None:
-            return failed
-        full = index % 4 == 0 or self.bench.content.is_near(index)
-        doubt = agree(ours, native, tolerance(self.given, self.contract), full=full)
-        if doubt is None:
+        self._check_structure(ours, f"timed call {index}")
+        if self.given is None:
             return None
+        secret = self.bench.secret_number(f"timed{index}")
+        full = secret % 4 == 0 or self.bench.content.is_near(index)
+        doubt = agree(ours, native, tolerance(self.given, self.contract), full=full, start=secret >> 8)
+        if doubt is None:
+            return self._audit(index)
         # The baseline may be the inaccurate side: only the oracle rejects.
         oracle, eager = self.bench.answer(list(tensors))
         case = Case(f"timed call {index}", self.bench.reduction)
@@ -161,6 +171,26 @@ class CandidateRun:
         if failed is None:
             return None
         return failed.model_copy(update={"stage": "integrity", "message": f"a timed call is wrong: {failed.message}"})
+
+    def _audit(self, index: int) -> Failed | None:
+        """Now and then run a verification case again, with nothing but its content to tell it from timed calls.
+
+        Timed content has the distribution of the task's own inputs. Without audits, a candidate that counts its
+        calls could leave out what only other distributions need (ReLU of numbers that are all positive).
+        """
+        secret = self.bench.secret_number(f"audit{index}")
+        if secret % AUDIT or not self.verified:
+            return None
+        truth = self.verified[(secret >> 8) % len(self.verified)]
+        outputs = self._call(truth.tensors)
+        self._check_structure(outputs, truth.replay)
+        _, failed = accuracy(
+            outputs, truth.oracle, truth.native, self.contract, Case(truth.replay, self.bench.reduction)
+        )
+        if failed is None:
+            return None
+        message = f"a verification case that was right is wrong between timed calls: {failed.message}"
+        return failed.model_copy(update={"stage": "integrity", "message": message})
 
     def floor(self) -> Floor | None:
         """What this device needs at least, matrix arithmetic included."""
@@ -176,8 +206,9 @@ class CandidateRun:
 
     def profile(self) -> dict[str, float]:
         """Median microseconds of each step of a declared launch, on the child's clock."""
-        steps = self.side.cell.ask("profile", self.settings.call_limit_s * 5, repeats=5)["steps"]
-        return {name: seconds * 1e6 for name, seconds in steps.items()}
+        answer = self.side.cell.ask("profile", self.settings.call_limit_s * 5, repeats=5)
+        with stage(LaunchError):
+            return {str(name): float(seconds) * 1e6 for name, seconds in answer["steps"].items()}
 
     def result(self, comparisons: dict[str, Comparison]) -> WorkloadResult:
         """What was found so far."""

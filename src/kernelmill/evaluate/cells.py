@@ -45,10 +45,17 @@ class Call:
 
 
 class Server:
-    """A process that has torch imported and forks cells from there, in some milliseconds each."""
+    """A process that has torch imported and forks cells from there, in some milliseconds each.
+
+    Where it was killed, the next `spawn` fails and starts another, so that trying again works.
+    """
 
     def __init__(self, settings: CellSettings) -> None:
         self.settings = settings
+        self._start()
+
+    def _start(self) -> None:
+        settings = self.settings
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.control = ours
         code = (
@@ -77,7 +84,7 @@ class Server:
 
     def _await_ready(self) -> None:
         try:
-            ready = _receive(self.control)
+            ready = _receive(self.control, self.settings.start_seconds)
         except (OSError, EOFError) as error:
             self.process.kill()
             _, errors = self.process.communicate()
@@ -91,6 +98,8 @@ class Server:
         Raises:
             InfraError: The server is gone or the cell could not be confined.
         """
+        if self.process.poll() is not None:
+            raise self._lost()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         body = json.dumps(
@@ -114,9 +123,18 @@ class Server:
             fds = array.array("i", [theirs.fileno()])
             self.control.sendmsg([body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         except OSError as error:
-            raise InfraError(f"the evaluation server is gone: {error}") from error
-        theirs.close()
+            ours.close()
+            raise self._lost() from error
+        finally:
+            theirs.close()
         return Cell(ours, self.settings.start_seconds)
+
+    def _lost(self) -> InfraError:
+        """Start another server in place of one that ended; what to raise."""
+        self.close()
+        code = self.process.returncode
+        self._start()
+        return InfraError(f"the evaluation server had ended with code {code}; another was started, try again")
 
     def close(self) -> None:
         """End the server; cells die when their sockets close."""
@@ -130,22 +148,45 @@ class Server:
             self.process.stderr.close()
 
 
-def _receive(sock: socket.socket) -> bytes:
-    head = _exactly(sock, 4)
+def _receive(sock: socket.socket, limit_s: float) -> bytes:
+    """One frame; TimeoutError where it is not there in time, however slowly it drips, EOFError at the end."""
+    deadline = time.monotonic() + limit_s
+    head = _exactly(sock, 4, deadline)
     (length,) = struct.unpack("<I", head)
     if length > 1 << 26:
         raise LaunchError(f"the child sent a frame of {length} bytes; at most {1 << 26} are read")
-    return _exactly(sock, length)
+    return _exactly(sock, length, deadline)
 
 
-def _exactly(sock: socket.socket, count: int) -> bytes:
+def _exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
     chunks = bytearray()
     while len(chunks) < count:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
         chunk = sock.recv(count - len(chunks))
         if not chunk:
             raise EOFError
         chunks += chunk
     return bytes(chunks)
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """A JSON object that an untrusted process sent."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise LaunchError(
+            f"the process sent {body[:40]!r} where an answer was due; it must leave its socket"
+        ) from error
+    if not isinstance(answer, dict):
+        raise LaunchError(f"the process sent a {type(answer).__name__} where an answer was due")
+    return answer
 
 
 def _hello(sock: socket.socket) -> tuple[int, list[str]]:
@@ -175,6 +216,8 @@ class Cell:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self.limit_s = start_seconds
         self.frozen = False
+        self.ended = False
+        """It was killed, or found dead."""
         self.returned: dict[str, Any] = {}
         """Where the outputs of the last call are, as the cell says."""
 
@@ -186,33 +229,33 @@ class Cell:
             CallTimeoutError: No answer in time; the cell is killed.
         """
         body = json.dumps({"do": do, **fields}).encode()
-        answer: dict[str, Any] = json.loads(self._exchange(body, limit_s or self.limit_s, do))
-        if "exit" in answer:
-            raise self._death(answer["exit"])
-        if "error" in answer:
-            raise from_answer(answer)
-        return answer
+        return self._understood(self._exchange(body, limit_s or self.limit_s, do))
 
     def call(self, limit_s: float) -> Call:
-        """One call of the implementation, on the parent's clock."""
+        """One call of the implementation, on the parent's clock; its outputs' addresses come with its end."""
         self.thaw()
         start = time.perf_counter()
         answer = self._exchange(b"c", limit_s, "call")
         wall = time.perf_counter() - start
-        if len(answer) != 8:
-            message = json.loads(answer)
-            if "exit" in message:
-                raise self._death(message["exit"])
-            raise from_answer(message)
-        self.returned = json.loads(self._answer(10.0, "reporting its outputs"))
-        return Call(wall, struct.unpack("<d", answer)[0])
+        if answer[:1] != b"r":
+            self._understood(answer)
+        self.returned = _parsed(answer[9:])
+        return Call(wall, struct.unpack("<d", answer[1:9])[0])
 
     def null_call(self) -> float:
-        """Seconds of a handshake that runs nothing."""
+        """Seconds of the same handshake, outputs described as after a call, that runs nothing."""
         self.thaw()
         start = time.perf_counter()
         self._exchange(b"n", 10.0, "null call")
         return time.perf_counter() - start
+
+    def _understood(self, body: bytes) -> dict[str, Any]:
+        answer = _parsed(body)
+        if "exit" in answer:
+            raise self._death(answer["exit"] if isinstance(answer["exit"], int) else None)
+        if "error" in answer:
+            raise from_answer(answer)
+        return answer
 
     def _exchange(self, body: bytes, limit_s: float, what: str) -> bytes:
         self.thaw()
@@ -221,9 +264,8 @@ class Cell:
         return self._answer(limit_s, what)
 
     def _answer(self, limit_s: float, what: str) -> bytes:
-        self.sock.settimeout(limit_s)
         try:
-            return _receive(self.sock)
+            return _receive(self.sock, limit_s)
         except TimeoutError as error:
             self.kill()
             raise CallTimeoutError(f"{what} took longer than {limit_s:.3g} s; it was killed") from error
@@ -235,7 +277,7 @@ class Cell:
         if code is None:
             return LaunchError("the process died without a word")
         if code < 0:
-            name = signal.Signals(-code).name
+            name = _signal_name(-code)
             if name == "SIGKILL":
                 return OutOfMemoryError("the process was killed (SIGKILL): out of memory or CPU time")
             return LaunchError(f"the process crashed with {name}")
@@ -243,6 +285,7 @@ class Cell:
 
     def kill(self) -> None:
         """End the process and everything it started (it is the first process of its own namespace)."""
+        self.ended = True
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 

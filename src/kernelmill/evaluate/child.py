@@ -4,9 +4,10 @@ A warm *server* imports torch once, then forks a fresh *cell* for every candidat
 A cell confines itself, then answers commands on its socket. Nothing it says is believed: the parent
 reads the outputs out of the cell's memory and times calls on its own clock.
 
-Wire format: frames of a 4-byte little-endian length and a body. The body `c` is one call; anything else
-is JSON. The answer to `c` is the child's own seconds as 8 bytes, a hint only, then a frame of JSON that
-says where the outputs are.
+Wire format: frames of a 4-byte little-endian length and a body, JSON but for these: `c` is one call, `n` is
+the same handshake without it. The answer to both is `r`, the child's own seconds as 8 bytes, a hint only, and JSON
+that says where the outputs are. That is one frame, and the parent stops its clock and the process when it has come:
+with a second frame for the outputs, an implementation could report its end first and work afterwards.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class Cell:
             if body == b"c":
                 self.call()
             elif body == b"n":
-                send(self.sock, struct.pack("<d", 0.0))
+                self.report(0.0)
             else:
                 self.answer(json.loads(body))
 
@@ -222,8 +223,11 @@ class Cell:
         if "error" in answer:
             send(self.sock, json.dumps(answer).encode())
         else:
-            send(self.sock, struct.pack("<d", answer["seconds"]))
-            send(self.sock, json.dumps(self.guarded(self.outputs)).encode())
+            self.report(answer["seconds"])
+
+    def report(self, seconds: float) -> None:
+        """That a call is over, and where its outputs are."""
+        send(self.sock, b"r" + struct.pack("<d", seconds) + json.dumps(self.guarded(self.outputs)).encode())
 
     def _timed(self, implementation: Implementation, args: list[Any], state: list[Any]) -> dict[str, Any]:
         self.arena.rewind()

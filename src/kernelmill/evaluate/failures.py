@@ -39,7 +39,7 @@ class IntegrityError(StageError):
 
 def from_answer(answer: dict[str, Any]) -> StageError:
     """What an exception inside the cell means."""
-    text = answer["error"]
+    text = str(answer["error"])
     if answer.get("kind") == "MemoryError" or "can't allocate memory" in text or "bad_alloc" in text:
         return OutOfMemoryError(text)
     if answer.get("kind") == "SpecialisedError":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from types import TracebackType
 
-from kernelmill.errors import BuildError, StageError
+from kernelmill.errors import BuildError, InfraError, StageError
 from kernelmill.evaluate import machine, timing
 from kernelmill.evaluate.bench import WorkloadBench
 from kernelmill.evaluate.candidate_run import CandidateRun, Cases, Rejected, Undecided
@@ -117,21 +117,25 @@ class Evaluator:
             TaskError: The reference fails.
         """
         start = time.monotonic()
-        if level == "promotion":
-            with Evaluator(self.task, self.server, self.settings) as fresh:
-                outcome = fresh._judge(candidate, level)
-                self.seed_of_promotion = fresh.reveal()
-        else:
-            outcome = self._judge(candidate, level)
+        try:
+            outcome = self._promote(candidate) if level == "promotion" else self._judge(candidate, level)
+        except InfraError:
+            self.close()  # whichever process was lost, the next attempt starts all anew
+            raise
         return outcome.model_copy(update={"seconds": time.monotonic() - start})
+
+    def _promote(self, candidate: Candidate) -> Evaluation:
+        with Evaluator(self.task, self.server, self.settings, _instruments=self._instruments) as fresh:
+            self.seed_of_promotion = fresh.reveal()
+            return fresh._judge(candidate, "promotion")
 
     def _judge(self, candidate: Candidate, level: Level) -> Evaluation:
         plugin = self._language(candidate)
-        tier = plugin.tier(candidate)
         results: list[WorkloadResult] = []
         labels: set[str] = {f"claim:{claim}" for claim in candidate.claims}
         before = machine.CpuTimes.read()
         try:
+            tier = plugin.tier(candidate)
             for workload in self.task.workloads:
                 artifact = plugin.build(candidate, workload.signature)
                 labels.update(artifact.labels)

@@ -27,3 +27,5 @@ class Settings:
     llc_bytes: int = 32 * 2**20
     call_limit_s: float = 30.0
     """Longest call of a candidate."""
+    load_limit_s: float = 60.0
+    """Longest loading of a candidate: import and construction."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from kernelmill.errors import BuildError, LaunchError
-from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor
+from kernelmill.errors import BuildError, LaunchError, stage
+from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor, storage_size
 from kernelmill.evaluate.cells import Call, Cell
 from kernelmill.evaluate.child import ZONE
 from kernelmill.evaluate.failures import IntegrityError, SpecialisedError, StructureError
@@ -29,6 +29,8 @@ class _Slot:
 
     address: int
     size: int
+    zone: Array = field(default_factory=lambda: np.frombuffer(secrets.token_bytes(ZONE), np.uint8))
+    """Content of its red zones. Each has its own: out[n] = x[n] past both ends would copy one like the other."""
 
 
 class Side:
@@ -47,7 +49,6 @@ class Side:
         self.arena: list[_Slot] = []
         self.loaded: list[HostTensor] = []
         self.sizes: list[int] = []
-        self._zone = np.frombuffer(secrets.token_bytes(ZONE), np.uint8)
         self._poison = np.full(CHUNK, 0xFF, np.uint8)
         self._scratch = np.empty(CHUNK, np.uint8)
 
@@ -74,7 +75,11 @@ class Side:
         args = [_bind_spec(a, offset) for a in self.signature.arguments]
         state = [_bind_spec(s, offset) for s in self.signature.state]
         answer = self.cell.ask("bind", args=args, state=state)
-        self.slots = [_Slot(t["address"], t["bytes"]) for t in answer["tensors"]]
+        with stage(IntegrityError):
+            self.slots = [_Slot(int(t["address"]), int(t["bytes"])) for t in answer["tensors"]]
+        if len(self.slots) != len(self.signature.tensors):
+            count = len(self.signature.tensors)
+            raise IntegrityError(f"the process bound {len(self.slots)} tensors, the task has {count}")
         for slot in self.slots:
             self._write_zones(slot)
         self.loaded = []
@@ -96,8 +101,8 @@ class Side:
             write_memory(self.pid, slot.address + start, self._poison[:count])
 
     def _write_zones(self, slot: _Slot) -> None:
-        write_memory(self.pid, slot.address - ZONE, self._zone)
-        write_memory(self.pid, slot.address + slot.size, self._zone)
+        write_memory(self.pid, slot.address - ZONE, slot.zone)
+        write_memory(self.pid, slot.address + slot.size, slot.zone)
 
     def call(self) -> Call:
         """One call; from its return on the process is frozen, so that nothing is finished later."""
@@ -121,8 +126,9 @@ class Side:
         answer = self.cell.returned
         if "error" in answer:
             raise StructureError(f"the result cannot be looked at: {answer['error']}")
-        self._check_tree(answer)
-        found = [self._snapshot(o) for o in answer["outputs"]]
+        with stage(StructureError):  # whatever is wrong with the answer, its sender is not to be trusted
+            self._check_tree(answer)
+            found = [self._snapshot(o) for o in answer["outputs"]]
         self._check_inputs()
         self._check_zones([*self.slots, *self.arena])
         return found
@@ -130,7 +136,8 @@ class Side:
     def learn_arena(self) -> None:
         """After a first call: take charge of the buffers its launch allocated."""
         answer = self.cell.ask("arena")
-        self.arena = [_Slot(t["address"], t["bytes"]) for t in answer["tensors"]]
+        with stage(IntegrityError):
+            self.arena = [_Slot(int(t["address"]), int(t["bytes"])) for t in answer["tensors"]]
         for slot in self.arena:
             self._write_zones(slot)
 
@@ -156,9 +163,10 @@ class Side:
         )
         if any(s < 0 for s in spec.stride):
             raise StructureError(f"an output has negative strides {spec.stride}")
+        count = storage_size(spec.shape, spec.stride)
+        if count > 1 << 34:
+            raise StructureError(f"an output spans {count} elements; at most {1 << 34} are read")
         tensor = empty_tensor(spec)
-        if tensor.storage.nbytes > 1 << 36:
-            raise StructureError(f"an output spans {tensor.storage.nbytes} bytes")
         read_memory(self.pid, output["address"], tensor.storage)
         return replace(tensor, address=output["address"])
 
@@ -196,8 +204,8 @@ class Side:
         for number, slot in enumerate(slots):
             for where, address in (("before", slot.address - ZONE), ("after", slot.address + slot.size)):
                 read_memory(self.pid, address, seen)
-                if not np.array_equal(seen, self._zone):
-                    at = int(np.flatnonzero(seen != self._zone)[0])
+                if not np.array_equal(seen, slot.zone):
+                    at = int(np.flatnonzero(seen != slot.zone)[0])
                     distance = ZONE - at if where == "before" else at
                     raise IntegrityError(
                         f"out-of-bounds write {distance} bytes {where} buffer {self._buffer_name(number)} "

@@ -28,6 +28,8 @@ _DENIED = (
     "bpf keyctl add_key request_key perf_event_open io_uring_setup io_uring_enter io_uring_register userfaultfd "
     # memory that the parent could not read
     "memfd_secret "
+    # more cores than the parent gave, and the baseline has
+    "sched_setaffinity "
     # Landlock does not govern connecting to a socket file, such as that of a container daemon
     "connect"
 )
