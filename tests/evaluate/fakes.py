@@ -9,7 +9,7 @@ import numpy as np
 
 from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.cells import Call
-from kernelmill.evaluate.machine import CpuTimes, Reading, Watch
+from kernelmill.evaluate.machine import CpuTimes, Reading, Scheduled, Watch
 from kernelmill.evaluate.timing import Instruments
 from kernelmill.schema import TensorSpec
 
@@ -78,7 +78,7 @@ class FakeWatch(Watch):
         count = self.reads[pid] = self.reads.get(pid, -1) + 1
         if count % 2:
             self.total += self.delays(pid, count // 2)
-        return Reading(self.total, 0.0, CpuTimes(0.0, 0.0, 0.0))
+        return Reading({pid: Scheduled(1.0 * count, self.total)}, 0.0, CpuTimes(0.0, 0.0, 0.0))
 
 
 def instruments(clock: FakeClock, watch: Watch | None = None) -> Instruments:

@@ -10,7 +10,20 @@ import time
 import pytest
 
 from kernelmill.evaluate import machine
-from kernelmill.evaluate.machine import CpuTimes, Reading, Watch
+from kernelmill.evaluate.machine import CpuTimes, Reading, Scheduled, Watch
+
+STILL_RUNNING = 1.0
+
+
+def waited(pid: int) -> float:
+    """Seconds all threads of a process waited for a CPU."""
+    return sum(thread.waited_s for thread in machine.schedule(pid).values())
+
+
+def waiting(seconds: float) -> dict[int, Scheduled]:
+    """One thread that ran for long and waited that long."""
+    return {1: Scheduled(STILL_RUNNING if seconds else 0.0, seconds)}
+
 
 SPIN = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
 
@@ -25,13 +38,6 @@ def test_the_first_line_of_proc_stat_is_understood() -> None:
 def test_steal_is_a_share_of_the_time_between() -> None:
     assert machine.steal_share(CpuTimes(1, 1, 10), CpuTimes(2, 3, 20)) == pytest.approx(0.2)
     assert machine.steal_share(CpuTimes(1, 1, 10), CpuTimes(1, 1, 10)) == 0.0
-
-
-def test_what_others_use_is_what_is_busy_beyond_our_own() -> None:
-    cpus = os.cpu_count() or 1
-    before, after = CpuTimes(0, 0, 0), CpuTimes(3, 0, 2.0 * cpus)
-    assert machine.foreign_cores(before, after, 1.0) == pytest.approx(1.0)
-    assert machine.foreign_cores(before, after, 9.0) == 0.0
 
 
 def test_a_process_that_works_shows_on_its_cpu_clock_and_a_stopped_one_does_not() -> None:
@@ -51,7 +57,7 @@ def test_a_process_that_works_shows_on_its_cpu_clock_and_a_stopped_one_does_not(
         child.kill()
         child.wait()
     assert machine.cpu_time_s(child.pid) is None
-    assert machine.run_delay_s(child.pid) is None
+    assert machine.schedule(child.pid) == {}
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs scheduler statistics")
@@ -60,26 +66,16 @@ def test_two_processes_on_one_cpu_wait_for_each_other() -> None:
     children = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(2)]
     try:
         for child in children:
-            machine.pin(child.pid, [core])
-        start = machine.run_delay_s(children[0].pid) or 0.0
+            os.sched_setaffinity(child.pid, [core])
+        start = waited(children[0].pid)
         deadline = time.monotonic() + 10
-        while (machine.run_delay_s(children[0].pid) or 0.0) < start + 0.02:
+        while waited(children[0].pid) < start + 0.02:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
         for child in children:
             child.kill()
             child.wait()
-
-
-def test_this_process_can_be_pinned_and_released() -> None:
-    cores = machine.usable_cores()
-    machine.pin(0, cores[:1])
-    try:
-        assert machine.usable_cores() == cores[:1]
-    finally:
-        machine.pin(0, cores)
-    assert machine.usable_cores() == cores
 
 
 def test_load_and_huge_pages_are_read() -> None:
@@ -93,21 +89,32 @@ STILL = CpuTimes(0, 0, 0)
 @pytest.mark.parametrize(
     ("after", "part"),
     [
-        (Reading(0.4e-3, 0.0, STILL), "waited 0.40 ms for a CPU"),
-        (Reading(0.0, 5e-3, STILL), "another implementation's process ran for 5.00 ms"),
-        (Reading(0.0, 0.0, CpuTimes(1, 0.1, 1)), "hypervisor took 10%"),
+        (Reading(waiting(0.4e-3), 0.0, STILL), "waited 0.40 ms for a CPU"),
+        (Reading(waiting(0.0), 5e-3, STILL), "another implementation's process ran for 5.00 ms"),
+        (Reading(waiting(0.0), 0.0, CpuTimes(1, 0.1, 1)), "hypervisor took 10%"),
     ],
 )
 def test_each_kind_of_disturbance_is_named(after: Reading, part: str) -> None:
-    assert part in (Watch().disturbance(Reading(0.0, 0.0, STILL), after, 10e-3) or "")
+    assert part in (Watch().disturbance(Reading(waiting(0.0), 0.0, STILL), after, 10e-3) or "")
 
 
 def test_small_waits_are_forgiven() -> None:
-    assert Watch().disturbance(Reading(0, 0, STILL), Reading(45e-6, 45e-6, STILL), 1e-6) is None
-    assert Watch().disturbance(Reading(0, 0, STILL), Reading(0.3e-3, 0, STILL), 10e-3) is None
+    assert Watch().disturbance(Reading(waiting(0), 0, STILL), Reading(waiting(45e-6), 45e-6, STILL), 1e-6) is None
+    assert Watch().disturbance(Reading(waiting(0), 0, STILL), Reading(waiting(0.3e-3), 0, STILL), 10e-3) is None
 
 
 def test_a_reading_of_this_process_has_all_counters() -> None:
     found = Watch().read(os.getpid(), [os.getpid()])
     assert found.others_s > 0
     assert found.times.total_s > 0
+
+
+def test_a_thread_that_only_wakes_up_is_no_contention() -> None:
+    before = {1: Scheduled(1.0, 0.0), 2: Scheduled(0.0, 0.0)}
+    after = {1: Scheduled(1.01, 0.0), 2: Scheduled(4e-5, 5e-3)}
+    assert machine.contention_s(before, after) == pytest.approx(4e-5)
+
+
+def test_a_working_thread_that_waits_is_contention() -> None:
+    before = {1: Scheduled(1.0, 0.0)}
+    assert machine.contention_s(before, {1: Scheduled(1.01, 2e-3)}) == pytest.approx(2e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,6 @@ def load() -> float:
 def usable_cores() -> tuple[int, ...]:
     """Logical CPUs this process may run on, sorted."""
     return tuple(sorted(os.sched_getaffinity(0)))
-
-
-def pin(pid: int, cores: Iterable[int]) -> None:
-    """Confine all present threads of a process to some CPUs; 0 is this process."""
-    wanted = set(cores)
-    for task in _tasks(pid):
-        with suppress(ProcessLookupError):
-            os.sched_setaffinity(task, wanted)
 
 
 def huge_pages() -> str:
@@ -79,24 +71,37 @@ def steal_share(before: CpuTimes, after: CpuTimes) -> float:
     return (after.steal_s - before.steal_s) / total if total > 0 else 0.0
 
 
-def foreign_cores(before: CpuTimes, after: CpuTimes, own_s: float) -> float:
-    """CPUs that others kept busy between two readings, given the CPU seconds of our own processes."""
-    cores = len(usable_cores()) or 1
-    wall = (after.total_s - before.total_s) / (os.cpu_count() or cores)
-    return max(0.0, after.busy_s - before.busy_s - own_s) / wall if wall > 0 else 0.0
+@dataclass(frozen=True)
+class Scheduled:
+    """One thread's account with the scheduler."""
+
+    ran_s: float
+    waited_s: float
+    """Ready to run, but waiting for a CPU; exact, in nanosecond steps."""
 
 
-def run_delay_s(pid: int) -> float | None:
-    """Seconds that a process's present threads have waited on a run queue; exact, in nanosecond steps.
+def schedule(pid: int) -> dict[int, Scheduled]:
+    """The accounts of a process's present threads.
 
-    None where the process is gone or the kernel keeps no scheduler statistics.
+    Empty where the process is gone or the kernel keeps no scheduler statistics.
     """
-    total, seen = 0, False
+    found = {}
     for task in _tasks(pid):
         with suppress(OSError, IndexError, ValueError):
-            total += int((PROC / str(pid) / "task" / str(task) / "schedstat").read_text().split()[1])
-            seen = True
-    return total * 1e-9 if seen else None
+            words = (PROC / str(pid) / "task" / str(task) / "schedstat").read_text().split()
+            found[task] = Scheduled(int(words[0]) * 1e-9, int(words[1]) * 1e-9)
+    return found
+
+
+def contention_s(before: Mapping[int, Scheduled], after: Mapping[int, Scheduled]) -> float:
+    """Seconds by which waiting for CPUs held up the threads that work.
+
+    A thread counts with at most the time it ran: one that only goes back to sleep after it was thawed waits for as
+    long as the others keep all CPUs busy, and holds up nobody (5 ms waited for 0.04 ms run, two threads on two cores).
+    """
+    nothing = Scheduled(0.0, 0.0)
+    pairs = [(before.get(task, nothing), now) for task, now in after.items()]
+    return sum(min(now.waited_s - old.waited_s, now.ran_s - old.ran_s) for old, now in pairs)
 
 
 def cpu_time_s(pid: int) -> float | None:
@@ -121,8 +126,8 @@ def _tasks(pid: int) -> list[int]:
 class Reading:
     """Counters around one call."""
 
-    delay_s: float
-    """Run-queue delay of the process that is called."""
+    threads: Mapping[int, Scheduled]
+    """Those of the process that is called."""
     others_s: float
     """CPU time of the other implementations' processes."""
     times: CpuTimes
@@ -133,13 +138,12 @@ class Watch:
 
     def read(self, pid: int, others: Iterable[int]) -> Reading:
         """All counters now; what cannot be read counts as 0. Takes some 50 us with two processes of four threads."""
-        delay = run_delay_s(pid) or 0.0
         intruders = sum(cpu_time_s(other) or 0.0 for other in others)
-        return Reading(delay, intruders, CpuTimes.read())
+        return Reading(schedule(pid), intruders, CpuTimes.read())
 
     def disturbance(self, before: Reading, after: Reading, wall_s: float) -> str | None:
         """Why a call between two readings does not count, or None."""
-        delay = after.delay_s - before.delay_s
+        delay = contention_s(before.threads, after.threads)
         if delay > DELAY_GRACE_S + DELAY_SHARE * wall_s:
             return f"its threads waited {delay * 1e3:.2f} ms for a CPU in a call of {wall_s * 1e3:.2f} ms"
         steal = steal_share(before.times, after.times)

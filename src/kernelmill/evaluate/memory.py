@@ -12,6 +12,8 @@ import numpy as np
 from kernelmill.errors import InfraError, LaunchError
 from kernelmill.evaluate.arrays import Array
 
+POLL_S = 30e-6
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -73,6 +75,7 @@ def wait_until_stopped(pid: int, seconds: float = 1.0) -> bool:
             return False
         if all(state in "TtZX" for state in states):
             return True
+        time.sleep(POLL_S)  # a thread must get a CPU to stop: spinning here could take the one it needs
     return False
 
 
