@@ -235,7 +235,14 @@ class _Trusted:
     def __init__(self, name: str, side: Side) -> None:
         self.name, self.side = name, side
         self.pid = side.pid
-        self.load, self.null_call = side.load, side.null_call
+
+    def load(self, tensors: Sequence[HostTensor]) -> None:
+        """Write its inputs. Raises InfraError."""
+        self._guarded(lambda: self.side.load(tensors))
+
+    def null_call(self) -> float:
+        """Seconds of its handshake. Raises InfraError."""
+        return self._guarded(self.side.null_call)
 
     def call(self) -> Call:
         """One call of the baseline. Raises InfraError."""

@@ -216,8 +216,6 @@ class Cell:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self.limit_s = start_seconds
         self.frozen = False
-        self.ended = False
-        """It was killed, or found dead."""
         self.returned: dict[str, Any] = {}
         """Where the outputs of the last call are, as the cell says."""
 
@@ -285,7 +283,6 @@ class Cell:
 
     def kill(self) -> None:
         """End the process and everything it started (it is the first process of its own namespace)."""
-        self.ended = True
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
@@ -293,6 +290,14 @@ class Cell:
         """Kill and hang up."""
         self.kill()
         self.sock.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process runs no more."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+        except OSError:
+            return True
 
     def freeze(self) -> None:
         """Stop every thread of the process, so that nothing is written after the return."""
