@@ -112,6 +112,11 @@ def cases() -> dict[str, tuple[nn.Module, list[Any]]]:
         "outer sum": (made(lambda a, b: a[:, None] + b[None, :]), [torch.randn(5), torch.randn(9)]),
         "broadcast column": (made(lambda a: (a - a.mean(0)) / a.std(0)), [mat]),
         "cat and slice": (made(lambda a, b: torch.cat([a, b * 2], 1)[:, 3:15].exp()), [mat, other]),
+        "depthwise": (made(lambda c, x: c(x), nn.Conv2d(6, 12, (3, 5), (2, 1), (1, 2), groups=6)), [image]),
+        "depthwise 1d": (made(lambda c, x: c(x.tanh()), nn.Conv1d(5, 5, 3, dilation=2, groups=5, bias=False)), [cube]),
+        "largest": (made(lambda x: torch.topk(x.exp(), 3)[0]), [torch.randn(3, 2, 300)]),
+        "smallest of few": (made(lambda x: torch.topk(x, 2, 1, largest=False)[0]), [mat]),
+        "largest and where": (made(lambda x: torch.topk(x, 2)), [torch.randn(2, 300)]),
         "stencil": (
             made(lambda u: u[1:-1, 1:-1] + 0.2 * (u[:-2, 1:-1] + u[2:, 1:-1] - u[1:-1, ::2][:, :4].sum())),
             [square],

@@ -144,6 +144,17 @@ def run_template(kernel: TemplateKernel, env: dict[str, Any]) -> None:
         flat = x.reshape(a["rows"], a["length"], a["inner"])
         out.copy_(getattr(torch, kernel.op)(flat, 1).reshape(out.shape))
         return
+    if kernel.template == "topk":
+        out.copy_(torch.topk(x, a["k"], largest=kernel.op == "largest")[0])
+        return
+    if kernel.template == "depthwise":
+        weight, *bias = (
+            env[name].reshape(-1, 1, *a["kernel"]) if i == 0 else env[name] for i, name in enumerate(kernel.others)
+        )
+        x = x.reshape(a["batch"], -1, *a["size"])
+        geometry = (a["stride"], a["padding"], a["dilation"], a["channels"] // a["multiplier"])
+        out.copy_(torch.conv2d(x, weight, *(bias or [None]), *geometry).reshape(out.shape))
+        return
     flat = x.reshape(1, a["batch"], *a["size"])
     geometry = (a["kernel"], a["stride"], a["padding"])
     if kernel.op == "max":

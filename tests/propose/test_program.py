@@ -57,7 +57,7 @@ def test_cutting_everything_changes_nothing_but_the_kernels(name: str) -> None:
     check(*CASES[name], tolerance=LOOSE.get(name, 2e-5), cuts=cuts)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if "pool" in n or "cumulative" in n])
+@pytest.mark.parametrize("name", [n for n in CASES if any(w in n for w in ("pool", "cumulative", "depthwise"))])
 def test_templates_can_be_left_to_the_library(name: str) -> None:
     graph, _ = prepare(*CASES[name])
     calls = frozenset(n.id for n in graph.nodes if n.kind == "extern")

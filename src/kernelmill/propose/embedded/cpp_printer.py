@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from math import prod
 from typing import Protocol
 
-from kernelmill.propose.embedded import cpp_columns, cpp_elementwise, cpp_rows, cpp_scan, cpp_window
+from kernelmill.propose.embedded import (
+    cpp_columns,
+    cpp_depthwise,
+    cpp_elementwise,
+    cpp_rows,
+    cpp_scan,
+    cpp_topk,
+    cpp_window,
+)
 from kernelmill.propose.embedded.cpp_loops import choices
 from kernelmill.propose.embedded.cpp_scope import Body, buffers
 from kernelmill.propose.embedded.plan import Allocate, FusedKernel, LaunchLine, Program, Step, TemplateKernel
@@ -19,6 +27,7 @@ from kernelmill.schema import Parameter, Value
 _INCLUDES = """#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 """
@@ -33,6 +42,12 @@ class _Skeleton(Protocol):
 
 
 _SKELETONS: dict[str, _Skeleton] = {"elementwise": cpp_elementwise, "row": cpp_rows, "column": cpp_columns}
+_TEMPLATES: dict[str, Callable[[TemplateKernel], tuple[Parameter, ...]]] = {
+    "window": cpp_window.knobs,
+    "scan": cpp_scan.knobs,
+    "depthwise": cpp_depthwise.knobs,
+    "topk": cpp_topk.knobs,
+}
 
 
 class CppPrinter(Printer):
@@ -46,7 +61,7 @@ class CppPrinter(Printer):
 
     def knobs(self, kernel: Kernel) -> tuple[Parameter, ...]:
         if isinstance(kernel, TemplateKernel):
-            return cpp_window.knobs(kernel) if kernel.template == "window" else cpp_scan.knobs(kernel)
+            return _TEMPLATES[kernel.template](kernel)
         return _SKELETONS[kernel.skeleton].knobs(kernel)
 
     def file_knobs(self, program: Program) -> tuple[Parameter, ...]:
@@ -81,6 +96,10 @@ def _flags(setting: dict[str, Value]) -> str:
 def _template(kernel: TemplateKernel, setting: dict[str, Value], dtype: str) -> tuple[str, set[str]]:
     if kernel.template == "window":
         return cpp_window.write(kernel, setting, dtype)
+    if kernel.template == "depthwise":
+        return cpp_depthwise.write(kernel, setting)
+    if kernel.template == "topk":
+        return cpp_topk.write(kernel, setting, dtype)
     return cpp_scan.write(kernel, setting, dtype)
 
 
@@ -153,7 +172,7 @@ def _statement(step: Step) -> str:
             return text
         case FusedKernel():
             return f"{step.name}({', '.join(buffers(step))})"
-    return f"{step.name}({step.source}, {step.output})"
+    return f"{step.name}({', '.join((step.source, *step.others, step.output))})"
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

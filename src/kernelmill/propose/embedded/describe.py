@@ -42,6 +42,8 @@ def _template(kernel: TemplateKernel) -> str:
     a = kernel.attrs
     if kernel.template == "scan":
         shape = f"rows={a['rows']} length={a['length']} inner={a['inner']}"
+    elif kernel.template == "topk":
+        shape = f"rows={a['rows']} length={a['length']} k={a['k']}"
     else:
         shape = f"batch={a['batch']} {a['size']} -> {a['out_size']} window {a['kernel']} stride {a['stride']}"
     return f"{kernel.template} kernel {kernel.name} {shape} reads {kernel.source} writes {kernel.output}: {kernel.op}"
@@ -61,13 +63,26 @@ def traffic(program: Program) -> dict[str, int]:
             found[step.name] = sum(_operand_bytes(step, o) for o in (*step.loads, *step.stores))
         elif isinstance(step, TemplateKernel):
             written = sizes[step.output]
-            found[step.name] = written + (written if step.template == "scan" else _window_bytes(step, written))
+            found[step.name] = written + _template_bytes(step, written)
     return found
 
 
 def _operand_bytes(kernel: FusedKernel, operand: Operand) -> int:
     walked = math.prod(a.extent for a, s in zip(kernel.axes, operand.strides, strict=True) if s)
     return walked * item_bytes(operand.dtype)
+
+
+def _template_bytes(kernel: TemplateKernel, written: int) -> int:
+    """Bytes that a template reads."""
+    a = kernel.attrs
+    match kernel.template:
+        case "scan":
+            return written
+        case "topk":
+            return written // int(a["k"]) * int(a["length"])
+        case "depthwise":
+            return _window_bytes(kernel, written) // int(a["multiplier"])
+    return _window_bytes(kernel, written)
 
 
 def _window_bytes(kernel: TemplateKernel, written: int) -> int:
@@ -88,10 +103,12 @@ def flops(program: Program) -> dict[str, int]:
             found[step.name] = sum(whole if v.full or v.kind == "reduce" else kept for v in counted)
         elif isinstance(step, TemplateKernel):
             a = step.attrs
-            if step.template == "scan":
-                found[step.name] = a["rows"] * a["length"] * a["inner"]
+            if step.template in ("scan", "topk"):
+                found[step.name] = a["rows"] * a["length"] * a.get("inner", 1)
             else:
-                found[step.name] = a["batch"] * math.prod(a["out_size"]) * math.prod(a["kernel"])
+                outputs = a["batch"] * a.get("channels", 1) * math.prod(a["out_size"])
+                twice = 2 if step.template == "depthwise" else 1  # a multiplication and an addition
+                found[step.name] = twice * outputs * math.prod(a["kernel"])
     return found
 
 

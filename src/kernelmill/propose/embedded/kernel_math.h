@@ -155,6 +155,10 @@ template <class T> static inline T min_nan(T a, T b) { return a < b || a != a ? 
 #pragma omp declare reduction(min_nan : float : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 #pragma omp declare reduction(min_nan : double : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 
+//: min_number
+// The smaller of two; a NaN loses.
+template <class T> static inline T min_number(T a, T b) { return a < b || b != b ? a : b; }
+
 //: sign
 template <class T> static inline T sign_of(T x) { return (T)((T(0) < x) - (x < T(0))); }
 

@@ -75,17 +75,21 @@ class FusedKernel:
 
 @dataclass(frozen=True)
 class TemplateKernel:
-    """A library operator that a template of ours replaces: a pool (`window`) or a scan."""
+    """A library operator that a template of ours replaces: a pool (`window`), a scan, a convolution, a selection."""
 
     name: str
-    template: Literal["window", "scan"]
+    template: Literal["window", "scan", "depthwise", "topk"]
     op: str
     source: str
     """Launch name of the input."""
     output: str
     attrs: dict[str, Any] = field(default_factory=dict)
     """window: kernel, stride, padding, dilation (3 each), divisor, count_include_pad, batch, size (3), out_size (3).
-    scan: rows, length, inner."""
+    scan: rows, length, inner. topk: rows, length, k.
+    depthwise: kernel, stride, padding, dilation, size, out_size (2 each), batch, channels (of the output),
+    multiplier (output channels per input channel); `others` are the weight and, perhaps, the bias."""
+    others: tuple[str, ...] = ()
+    """Launch names of further inputs."""
 
 
 @dataclass(frozen=True)

@@ -199,18 +199,23 @@ class _Planner:
             return f"[{', '.join(self._argument(v) for v in value)}]"
         return literal(value)
 
+    def _contiguous(self, node_id: int) -> Buffer:
+        """A tensor with that value in row-major order."""
+        source, node = self.physical(node_id), self.graph.by_id[node_id]
+        if is_contiguous(node.shape, source.strides):
+            return source
+        return Buffer(self._say(f"p{node_id}", f"{source.name}.contiguous()"), contiguous_strides(node.shape))
+
     def _template(self, node: Node, template: Any, attrs: dict[str, Any]) -> None:
-        source = self.physical(node.inputs[0])
-        given = self.graph.by_id[node.inputs[0]]
-        if not is_contiguous(given.shape, source.strides):
-            source = Buffer(self._say(f"p{given.id}", f"{source.name}.contiguous()"), contiguous_strides(given.shape))
+        source, *others = (self._contiguous(i).name for i in node.inputs)
         result = node
         if node.dtype == "tuple":
             result = next(n for n in self.graph.nodes if n.kind == "item" and n.inputs[0] == node.id)
         buffer = self._allocate(result, contiguous_strides(result.shape))
         self.known[result.id] = buffer
         op = attrs.pop("op", node.op.removeprefix("aten.").split(".")[0])
-        self.steps.append(TemplateKernel(self._kernel_name(), template, op, source.name, buffer.name, attrs))
+        name = self._kernel_name()
+        self.steps.append(TemplateKernel(name, template, op, source, buffer.name, attrs, tuple(others)))
 
     # -- outputs ---------------------------------------------------------------------------------
 

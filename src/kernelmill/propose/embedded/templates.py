@@ -1,4 +1,4 @@
-"""Library operators that a template of ours can replace: pools and scans."""
+"""Library operators that a template of ours can replace: pools, scans, depthwise convolutions, the k largest."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from kernelmill.propose.embedded.ir import Graph, Node
 
 _DTYPES = frozenset({"float32", "float64"})
 
+MAX_TOP = 64
+"""Values kept in a sorted list: above this, insertions cost more than a partial sort."""
+
 
 def template_of(graph: Graph, node: Node) -> tuple[str, dict[str, Any]] | None:
-    """(`window` or `scan`, its `TemplateKernel.attrs`) where a template computes the same as that extern, else None."""
+    """(template, its `TemplateKernel.attrs`) where one computes the same as that extern, else None."""
     if node.kind != "extern" or not node.args or not node.inputs:
         return None
     source = graph.by_id[node.inputs[0]]
@@ -21,6 +24,11 @@ def template_of(graph: Graph, node: Node) -> tuple[str, dict[str, Any]] | None:
     name = node.op.removeprefix("aten.").split(".")[0]
     if name in ("cumsum", "cumprod"):
         return _scan(node, source)
+    if name == "convolution":
+        return _depthwise(node, [graph.by_id[i] for i in node.inputs])
+    if name == "topk":
+        used = {n.args[1] for n in graph.nodes if n.kind == "item" and n.inputs[0] == node.id}
+        return _top(node, source) if used == {0} else None
     if name in ("max_pool2d_with_indices", "max_pool3d_with_indices"):
         used = [n.args[1] for n in graph.nodes if n.kind == "item" and n.inputs[0] == node.id]
         return _max_pool(node, source) if set(used) == {0} else None
@@ -37,6 +45,42 @@ def _scan(node: Node, source: Node) -> tuple[str, dict[str, Any]] | None:
     dim = int(node.args[1]) % len(source.shape)
     before, after = math.prod(source.shape[:dim]), math.prod(source.shape[dim + 1 :])
     return "scan", {"rows": before, "length": source.shape[dim], "inner": after}
+
+
+def _depthwise(node: Node, tensors: Sequence[Node]) -> tuple[str, dict[str, Any]] | None:
+    """A convolution whose every output channel reads one input channel, in one or two dims."""
+    x, weight = tensors[:2]
+    stride, padding, dilation, transposed, _, groups = node.args[3:9]
+    rank = len(x.shape) - 2
+    plain = not transposed and groups == x.shape[1] and weight.shape[1] == 1 and rank in (1, 2)
+    if not plain or groups == 1 or any(t.dtype != "float32" for t in tensors):
+        return None
+    lead = 2 - rank
+    return "depthwise", {
+        "op": "depthwise",
+        "batch": x.shape[0],
+        "channels": weight.shape[0],
+        "multiplier": weight.shape[0] // groups,
+        "size": [1] * lead + list(x.shape[2:]),
+        "out_size": [1] * lead + list(node.shape[2:]),
+        "kernel": [1] * lead + list(weight.shape[2:]),
+        "stride": [1] * lead + list(stride),
+        "padding": [0] * lead + list(padding),
+        "dilation": [1] * lead + list(dilation),
+    }
+
+
+def _top(node: Node, source: Node) -> tuple[str, dict[str, Any]] | None:
+    """The k largest or smallest values along the last dim, in order, for a k that fits a sorted list."""
+    dim = int(_argument(node, 2, "dim", -1))
+    k = int(node.args[1])
+    if not source.shape or dim % len(source.shape) != len(source.shape) - 1 or not 1 <= k <= MAX_TOP:
+        return None
+    largest = _flag(node, 3, "largest", default=True)
+    rows, length = math.prod(source.shape[:-1]), source.shape[-1]
+    if length < 256:
+        return None  # every part would hold a few elements
+    return "topk", {"op": "largest" if largest else "smallest", "rows": rows, "length": length, "k": k}
 
 
 def _spread(node: Node, position: int, name: str, default: Sequence[int] | int, rank: int) -> list[int]:
