@@ -9,7 +9,7 @@ import numpy as np
 
 from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.cells import Call
-from kernelmill.evaluate.machine import CpuTimes, Reading, Scheduled, Watch
+from kernelmill.evaluate.machine import CpuTimes, Reading, Watch
 from kernelmill.evaluate.timing import Instruments
 from kernelmill.schema import TensorSpec
 
@@ -44,7 +44,8 @@ class FakeSide:
     child_share: float = 1.0
     calls: int = 0
     seen: list[bytes] = field(default_factory=list)
-    delay_s: float = 0.0
+    delay: Callable[[int], float] = lambda call: 0.0
+    """Seconds by which each call's threads were held up."""
 
     def load(self, tensors: Sequence[HostTensor]) -> None:
         self.inputs = tensors
@@ -56,7 +57,7 @@ class FakeSide:
         self.seen.append(values.tobytes())
         self.result = self.run(values)
         self.clock.now += wall + HANDSHAKE_S
-        return Call(wall + HANDSHAKE_S, wall * self.child_share)
+        return Call(wall + HANDSHAKE_S, wall * self.child_share, self.delay(self.calls - 1))
 
     def null_call(self) -> float:
         self.clock.now += HANDSHAKE_S
@@ -67,18 +68,10 @@ class FakeSide:
 
 
 class FakeWatch(Watch):
-    """Counters that the test sets: run-queue delay per call of a pid."""
+    """Counters of a machine on which nothing else happens."""
 
-    def __init__(self, delays: Callable[[int, int], float] = lambda pid, call: 0.0) -> None:
-        self.delays = delays
-        self.total = 0.0
-        self.reads: dict[int, int] = {}
-
-    def read(self, pid: int, others: object) -> Reading:
-        count = self.reads[pid] = self.reads.get(pid, -1) + 1
-        if count % 2:
-            self.total += self.delays(pid, count // 2)
-        return Reading({pid: Scheduled(1.0 * count, self.total)}, 0.0, CpuTimes(0.0, 0.0, 0.0))
+    def read(self, others: object) -> Reading:
+        return Reading(0.0, CpuTimes(0.0, 0.0, 0.0))
 
 
 def instruments(clock: FakeClock, watch: Watch | None = None) -> Instruments:

@@ -12,17 +12,10 @@ import pytest
 from kernelmill.evaluate import machine
 from kernelmill.evaluate.machine import CpuTimes, Reading, Scheduled, Watch
 
-STILL_RUNNING = 1.0
-
 
 def waited(pid: int) -> float:
     """Seconds all threads of a process waited for a CPU."""
     return sum(thread.waited_s for thread in machine.schedule(pid).values())
-
-
-def waiting(seconds: float) -> dict[int, Scheduled]:
-    """One thread that ran for long and waited that long."""
-    return {1: Scheduled(STILL_RUNNING if seconds else 0.0, seconds)}
 
 
 SPIN = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
@@ -87,26 +80,26 @@ STILL = CpuTimes(0, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("after", "part"),
+    ("after", "held_up", "part"),
     [
-        (Reading(waiting(0.4e-3), 0.0, STILL), "waited 0.40 ms for a CPU"),
-        (Reading(waiting(0.0), 5e-3, STILL), "another implementation's process ran for 5.00 ms"),
-        (Reading(waiting(0.0), 0.0, CpuTimes(1, 0.1, 1)), "hypervisor took 10%"),
+        (Reading(0.0, STILL), 0.4e-3, "waited 0.40 ms for a CPU"),
+        (Reading(5e-3, STILL), 0.0, "another implementation's process ran for 5.00 ms"),
+        (Reading(0.0, CpuTimes(1, 0.1, 1)), 0.0, "hypervisor took 10%"),
     ],
 )
-def test_each_kind_of_disturbance_is_named(after: Reading, part: str) -> None:
-    assert part in (Watch().disturbance(Reading(waiting(0.0), 0.0, STILL), after, 10e-3) or "")
+def test_each_kind_of_disturbance_is_named(after: Reading, held_up: float, part: str) -> None:
+    assert part in (Watch().disturbance(Reading(0.0, STILL), after, 10e-3, held_up) or "")
 
 
 def test_small_waits_are_forgiven() -> None:
-    assert Watch().disturbance(Reading(waiting(0), 0, STILL), Reading(waiting(45e-6), 45e-6, STILL), 1e-6) is None
-    assert Watch().disturbance(Reading(waiting(0), 0, STILL), Reading(waiting(0.3e-3), 0, STILL), 10e-3) is None
+    assert Watch().disturbance(Reading(0, STILL), Reading(45e-6, STILL), 1e-6, 45e-6) is None
+    assert Watch().disturbance(Reading(0, STILL), Reading(0, STILL), 10e-3, 0.3e-3) is None
 
 
-def test_a_reading_of_this_process_has_all_counters() -> None:
-    found = Watch().read(os.getpid(), [os.getpid()])
-    assert found.others_s > 0
-    assert found.times.total_s > 0
+def test_a_reading_counts_the_processes_it_is_told_of() -> None:
+    reading = Watch().read([os.getpid()])
+    assert reading.others_s > 0
+    assert reading.times.total_s > 0
 
 
 def test_a_thread_that_only_wakes_up_is_no_contention() -> None:

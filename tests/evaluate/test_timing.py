@@ -12,11 +12,11 @@ import pytest
 from kernelmill.evaluate.agreement import agree
 from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.content import ContentSource
+from kernelmill.evaluate.intervals import verdict
 from kernelmill.evaluate.roofline import Floor
-from kernelmill.evaluate.statistics import verdict
 from kernelmill.evaluate.timing import Flusher, Limits, compare
 from kernelmill.schema import Comparison, Contract, Failed, Inconclusive, Signature
-from tests.evaluate.fakes import FakeClock, FakeSide, FakeWatch, instruments, tensor
+from tests.evaluate.fakes import FakeClock, FakeSide, instruments, tensor
 
 X = tensor(np.linspace(-1, 1, 257, dtype=np.float32))
 SIGNATURE = Signature(arguments=(X.spec,), outputs=(X.spec.model_copy(update={"role": "output"}),))
@@ -93,9 +93,9 @@ def test_disturbed_pairs_are_dropped_and_counted() -> None:
     clock = FakeClock()
     base = noisy(1e-3, 5)
     ours = FakeSide(1, clock, lambda call: base(call) + (5e-3 if call % 3 == 0 else 0))
+    ours.delay = lambda call: 4e-3 if call % 3 == 0 else 0.0
     theirs = FakeSide(2, clock, noisy(1e-3, 6))
-    watch = FakeWatch(lambda pid, call: 4e-3 if pid == 1 and call % 3 == 0 else 0.0)
-    found = compare(ours, {"eager": theirs}, content(), verify, Limits.full(), instruments(clock, watch))
+    found = compare(ours, {"eager": theirs}, content(), verify, Limits.full(), instruments(clock))
     assert found["eager"].interval.dropped > 2
     assert found["eager"].interval.ratio == pytest.approx(1.0, abs=0.03)
     assert max(found["eager"].candidate_us) < 2000
@@ -103,9 +103,8 @@ def test_disturbed_pairs_are_dropped_and_counted() -> None:
 
 def test_a_machine_that_is_always_busy_gives_no_number() -> None:
     clock = FakeClock()
-    sides = [FakeSide(pid, clock, noisy(1e-3, pid)) for pid in (1, 2)]
-    watch = FakeWatch(lambda pid, call: 1e-3)
-    found = compare(sides[0], {"eager": sides[1]}, content(), verify, Limits.screening(), instruments(clock, watch))
+    sides = [FakeSide(pid, clock, noisy(1e-3, pid), delay=lambda call: 1e-3) for pid in (1, 2)]
+    found = compare(sides[0], {"eager": sides[1]}, content(), verify, Limits.screening(), instruments(clock))
     assert isinstance(found, Inconclusive)
     assert "0 undisturbed pairs" in found.reason
     assert "waited 1.00 ms for a CPU" in found.reason

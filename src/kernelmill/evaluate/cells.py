@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelmill.errors import InfraError, LaunchError
+from kernelmill.evaluate import machine
 from kernelmill.evaluate.failures import CallTimeoutError, OutOfMemoryError, from_answer
 from kernelmill.evaluate.memory import wait_until_stopped
 from kernelmill.languages._base import Artifact
@@ -42,6 +43,8 @@ class Call:
     wall_s: float
     child_s: float
     """What the child says; a label."""
+    contention_s: float = 0.0
+    """By how much waiting for CPUs held up its threads, see `machine.contention_s`."""
 
 
 class Server:
@@ -231,14 +234,18 @@ class Cell:
 
     def call(self, limit_s: float) -> Call:
         """One call of the implementation, on the parent's clock; its outputs' addresses come with its end."""
+        before = machine.schedule(self.pid)
         self.thaw()
         start = time.perf_counter()
         answer = self._exchange(b"c", limit_s, "call")
         wall = time.perf_counter() - start
+        self._stop()
+        # Before all threads have stopped: a sleeping one must get a CPU to stop, and waits for it up to 0.9 ms.
+        contention = machine.contention_s(before, machine.schedule(self.pid))
         if answer[:1] != b"r":
             self._understood(answer)
         self.returned = _parsed(answer[9:])
-        return Call(wall, struct.unpack("<d", answer[1:9])[0])
+        return Call(wall, struct.unpack("<d", answer[1:9])[0], contention)
 
     def null_call(self) -> float:
         """Seconds of the same handshake, outputs described as after a call, that runs nothing."""
@@ -302,10 +309,13 @@ class Cell:
     def freeze(self) -> None:
         """Stop every thread of the process, so that nothing is written after the return."""
         if not self.frozen:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGSTOP)
-            wait_until_stopped(self.pid)
-            self.frozen = True
+            self._stop()
+        wait_until_stopped(self.pid)
+
+    def _stop(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)
+        self.frozen = True
 
     def thaw(self) -> None:
         """Let it go on."""

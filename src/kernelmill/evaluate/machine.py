@@ -12,7 +12,7 @@ from pathlib import Path
 PROC = Path("/proc")
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
-DELAY_GRACE_S = 50e-6
+DELAY_GRACE_S = 120e-6
 """Run-queue delay that every call may have: waking a few threads costs this much on an idle machine."""
 
 DELAY_SHARE = 0.03
@@ -126,8 +126,6 @@ def _tasks(pid: int) -> list[int]:
 class Reading:
     """Counters around one call."""
 
-    threads: Mapping[int, Scheduled]
-    """Those of the process that is called."""
     others_s: float
     """CPU time of the other implementations' processes."""
     times: CpuTimes
@@ -136,14 +134,13 @@ class Reading:
 class Watch:
     """Reads the counters before and after each call and tells whether it was disturbed."""
 
-    def read(self, pid: int, others: Iterable[int]) -> Reading:
-        """All counters now; what cannot be read counts as 0. Takes some 50 us with two processes of four threads."""
+    def read(self, others: Iterable[int]) -> Reading:
+        """All counters now; what cannot be read counts as 0."""
         intruders = sum(cpu_time_s(other) or 0.0 for other in others)
-        return Reading(schedule(pid), intruders, CpuTimes.read())
+        return Reading(intruders, CpuTimes.read())
 
-    def disturbance(self, before: Reading, after: Reading, wall_s: float) -> str | None:
-        """Why a call between two readings does not count, or None."""
-        delay = contention_s(before.threads, after.threads)
+    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float) -> str | None:
+        """Why a call between two readings, whose threads were held up by `delay` seconds, does not count, or None."""
         if delay > DELAY_GRACE_S + DELAY_SHARE * wall_s:
             return f"its threads waited {delay * 1e3:.2f} ms for a CPU in a call of {wall_s * 1e3:.2f} ms"
         steal = steal_share(before.times, after.times)

@@ -253,10 +253,10 @@ class _Session:
         others = [other.pid for key, other in self.sides.items() if key != name]
         side.load(tensors)
         self._make_cold()
-        before: Reading = self.instruments.watch.read(side.pid, others)
+        before: Reading = self.instruments.watch.read(others)
         call = side.call()
-        after = self.instruments.watch.read(side.pid, others)
-        return _Timed(call, self.instruments.watch.disturbance(before, after, call.wall_s))
+        after = self.instruments.watch.read(others)
+        return _Timed(call, self.instruments.watch.disturbance(before, after, call.wall_s, call.contention_s))
 
     def _make_cold(self) -> None:
         if self.limits.llc == "cold":
