@@ -18,7 +18,7 @@ class Registry(Generic[T]):
     """All plugins of one kind.
 
     A plugin is a concrete subclass of `base` in a module of `package`; the module's name is the
-    plugin's name. A module whose name starts with `_` is not a plugin. Another distribution adds one
+    plugin's name. A module whose name starts with `_` is not a plugin, nor is a folder. Another distribution adds one
     through the entry-point group named like the package. Nothing is imported until it is asked for.
     """
 
@@ -29,7 +29,7 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Names of all plugins, sorted."""
         modules = pkgutil.iter_modules(import_module(self.package).__path__)
-        own = {m.name for m in modules if not m.name.startswith("_")}
+        own = {m.name for m in modules if not m.ispkg and not m.name.startswith("_")}
         return sorted(own | {point.name for point in entry_points(group=self.package)})
 
     def get(self, name: str) -> type[T]:

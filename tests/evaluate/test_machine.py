@@ -82,7 +82,7 @@ STILL = CpuTimes(0, 0, 0)
 @pytest.mark.parametrize(
     ("after", "held_up", "part"),
     [
-        (Reading(0.0, STILL), 0.4e-3, "waited 0.40 ms for a CPU"),
+        (Reading(0.0, STILL), 0.5e-3, "waited 0.50 ms for a CPU"),
         (Reading(5e-3, STILL), 0.0, "another implementation's process ran for 5.00 ms"),
         (Reading(0.0, CpuTimes(1, 0.1, 1)), 0.0, "hypervisor took 10%"),
     ],

@@ -31,9 +31,9 @@ _RANK: dict[str, int] = {"exact": 0, "fp64": 0, "fp32": 1, "tf32": 2, "fp16": 2,
 def excused_error(dtype: str, reduction: int, precision: str = "native", peak: float = 1.0) -> float:
     """Error, relative to the output's rms, that any honest implementation in this dtype may have.
 
-    Two roundings of the result plus sqrt(n) of the accumulator, at the largest magnitude: rounding errors of a sum of n terms
-    walk at random (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019), and the worst case n*u would excuse tf32
-    operands from n = 1000 on. The second term is capped at 2**-16, so that four times of it (6e-5) stays
+    Two roundings of the result plus sqrt(n) of the accumulator, at the largest magnitude: rounding errors of a
+    sum of n terms walk at random (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019), and the worst case n*u would
+    excuse tf32 operands from n = 1000 on. The second term is capped at 2**-16, so that four times of it (6e-5) stays
     below what tf32 operands cost (5e-4 at least, as the largest of many errors).
 
     Args:

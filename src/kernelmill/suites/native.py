@@ -81,7 +81,7 @@ class Native(Suite):
 
 
 def _parameters(target: Any) -> tuple[str, ...]:
-    return argument_names(target.forward)[1:] if inspect.isclass(target) else argument_names(target)
+    return argument_names(vars(target)["forward"])[1:] if inspect.isclass(target) else argument_names(target)
 
 
 def _size(text: str, axes: dict[str, int]) -> int:

@@ -143,6 +143,108 @@ static inline float vec_erf(float x) {  // 2.0 ulp: -expm1(-g) with g = -log(erf
   return __builtin_copysignf(-vec_expm1_small(-g), x);
 }
 
+//: exp2 bits
+static inline float vec_exp2(float x) {  // 1 ulp
+  float c = x > 129.0f ? 129.0f : x;  // 2^129 is infinity, 2^-151 is zero
+  c = c < -151.0f ? -151.0f : c;
+  const float t = c + 12582912.0f;
+  const float r = (c - (t - 12582912.0f)) * 0.693147181f;
+  float p = 1.382013550e-3f;
+  p = __builtin_fmaf(p, r, 8.368685842e-3f);
+  p = __builtin_fmaf(p, r, 4.166827351e-2f);
+  p = __builtin_fmaf(p, r, 1.666652113e-1f);
+  p = __builtin_fmaf(p, r, 4.999999404e-1f);
+  p = __builtin_fmaf(p, r * r, r) + 1.0f;
+  const int32_t k = (int32_t)((uint32_t)to_bits(t) - 0x4B400000u);
+  const int32_t half = k >> 1;
+  return p * from_bits((int32_t)((uint32_t)(half + 127) << 23)) * from_bits((int32_t)((uint32_t)(k - half + 127) << 23));
+}
+
+//: log_parts bits
+// Exponent n of x = 2^n (1 + f), with f between -0.25 and 0.5, and log(1 + f).
+struct LogParts { float n, rest; };
+static inline LogParts log_parts(float x) {
+  const bool tiny = x < 1.17549435e-38f;
+  const float scaled = tiny ? x * 8388608.0f : x;
+  const int32_t i = to_bits(scaled);
+  const int32_t e = (int32_t)((uint32_t)i - 0x3f400000u) & (int32_t)0xff800000;
+  const float f = from_bits((int32_t)((uint32_t)i - (uint32_t)e)) - 1.0f;
+  const float z = f * f;
+  float p = 3.762928024e-2f;
+  p = __builtin_fmaf(p, f, -9.109634906e-2f);
+  p = __builtin_fmaf(p, f, 1.169805527e-1f);
+  p = __builtin_fmaf(p, f, -1.272824109e-1f);
+  p = __builtin_fmaf(p, f, 1.427668780e-1f);
+  p = __builtin_fmaf(p, f, -1.665531546e-1f);
+  p = __builtin_fmaf(p, f, 1.999958158e-1f);
+  p = __builtin_fmaf(p, f, -2.500016391e-1f);
+  p = __builtin_fmaf(p, f, 3.333334029e-1f);
+  return {(float)(e >> 23) - (tiny ? 23.0f : 0.0f), __builtin_fmaf(-0.5f, z, p * f * z) + f};
+}
+
+//: log2 log_parts
+static inline float vec_log2(float x) {  // 1.6 ulp; exact for powers of two
+  const LogParts part = log_parts(x);
+  float y = __builtin_fmaf(part.rest, 1.442695041f, part.n);
+  y = x == INFINITY ? x : y;
+  y = x > 0.0f ? y : NAN;
+  return x == 0.0f ? -INFINITY : y;
+}
+
+//: log10 log_parts
+static inline float vec_log10(float x) {  // 2 ulp; log10(2) in two pieces, the first exact times any exponent
+  const LogParts part = log_parts(x);
+  float y = __builtin_fmaf(part.n, 4.605038981e-6f, part.rest * 0.4342944819f);
+  y = __builtin_fmaf(part.n, 0.301025390625f, y);
+  y = x == INFINITY ? x : y;
+  y = x > 0.0f ? y : NAN;
+  return x == 0.0f ? -INFINITY : y;
+}
+
+//: pow
+static inline int64_t to_long(double x) { int64_t i; __builtin_memcpy(&i, &x, 8); return i; }
+static inline double from_long(int64_t i) { double x; __builtin_memcpy(&x, &i, 8); return x; }
+// 0.5 ulp: exp(y log |x|) in double precision, by the series of atanh and of exp; special values as in C.
+static inline float vec_pow(float x, float y) {
+  const double a = __builtin_fabsf(x);
+  const int64_t i = to_long(a);
+  const uint64_t biased = ((uint64_t)i - 0x3fe6a09e667f3bcdu + 0x3ff0000000000000u) >> 52;  // mantissa in [0.71, 1.42)
+  const double n = from_long((int64_t)(biased | 0x4330000000000000u)) - 4503599627371519.0;  // 2^52 + 1023
+  const double f = from_long((int64_t)((uint64_t)i - ((biased - 1023u) << 52))) - 1.0;
+  const double s = f / (f + 2.0), z = s * s;
+  double p = 2.0 / 13;
+  p = p * z + 2.0 / 11;
+  p = p * z + 2.0 / 9;
+  p = p * z + 2.0 / 7;
+  p = p * z + 2.0 / 5;
+  p = p * z + 2.0 / 3;
+  p = p * z + 2.0;
+  const double l = n * 0.69314718055994531 + p * s;
+  double w = l == 0.0 ? 0.0 : (double)y * l;
+  w = w > 90.0 ? 90.0 : w;  // more than a float holds
+  w = w < -105.0 ? -105.0 : w;
+  const double t = w * 1.4426950408889634 + 6755399441055744.0;  // 1.5 * 2^52
+  const double r = w - (t - 6755399441055744.0) * 0.69314718055994531;
+  double q = 1.0 / 3628800;
+  q = q * r + 1.0 / 362880;
+  q = q * r + 1.0 / 40320;
+  q = q * r + 1.0 / 5040;
+  q = q * r + 1.0 / 720;
+  q = q * r + 1.0 / 120;
+  q = q * r + 1.0 / 24;
+  q = q * r + 1.0 / 6;
+  q = q * r + 0.5;
+  q = q * r + 1.0;
+  q = q * r + 1.0;
+  float v = (float)from_long((int64_t)((uint64_t)to_long(q) + ((uint64_t)to_long(t) << 52)));
+  v = x == 0.0f || a == INFINITY ? ((x == 0.0f) == (y < 0.0f) ? INFINITY : 0.0f) : v;
+  const bool whole = std::floor(y) == y, odd = whole && std::floor(0.5f * y) != 0.5f * y;
+  v = odd ? __builtin_copysignf(v, x) : v;
+  v = x < 0.0f && a != INFINITY && !whole ? NAN : v;
+  v = x != x || y != y ? NAN : v;
+  return x == 1.0f || y == 0.0f ? 1.0f : v;
+}
+
 //: max_nan
 // The larger of two; a NaN wins, as in PyTorch.
 template <class T> static inline T max_nan(T a, T b) { return a > b || a != a ? a : b; }

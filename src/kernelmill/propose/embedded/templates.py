@@ -30,8 +30,8 @@ def template_of(graph: Graph, node: Node) -> tuple[str, dict[str, Any]] | None:
         used = {n.args[1] for n in graph.nodes if n.kind == "item" and n.inputs[0] == node.id}
         return _top(node, source) if used == {0} else None
     if name in ("max_pool2d_with_indices", "max_pool3d_with_indices"):
-        used = [n.args[1] for n in graph.nodes if n.kind == "item" and n.inputs[0] == node.id]
-        return _max_pool(node, source) if set(used) == {0} else None
+        read = [n.args[1] for n in graph.nodes if n.kind == "item" and n.inputs[0] == node.id]
+        return _max_pool(node, source) if set(read) == {0} else None
     if name in ("avg_pool2d", "avg_pool3d"):
         return _avg_pool(node, source)
     if name in ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"):
