@@ -12,7 +12,7 @@ from kernelmill.search._base import Searcher, Stop, speedup
 searchers: Registry[Searcher] = Registry("kernelmill.search", Searcher)
 
 
-def make_searcher(name: str, operator: str = "embedded", **options: Any) -> Searcher:
+def make_searcher(name: str, operator: str = "template", **options: Any) -> Searcher:
     """The searcher of that name; `options` are the keyword arguments of its class.
 
     Raises:

@@ -44,7 +44,7 @@ class Searcher(ABC):
     and events may arrive in any order that respects asked < proposed < measured < closed.
     """
 
-    def __init__(self, operator: str = "embedded") -> None:
+    def __init__(self, operator: str = "template") -> None:
         self.operator = operator
         self.requests: dict[str, Request] = {}
         self.open: set[str] = set()

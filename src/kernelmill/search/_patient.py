@@ -40,7 +40,7 @@ class Estimate:
 class Patient(Searcher):
     """Stops after `patience` requests in a row without a better candidate; pools repeated measurements."""
 
-    def __init__(self, operator: str = "embedded", patience: int = 100) -> None:
+    def __init__(self, operator: str = "template", patience: int = 100) -> None:
         super().__init__(operator)
         if patience < 1:
             raise ValueError(f"patience must be at least 1, got {patience}")

@@ -14,7 +14,7 @@ from kernelmill.search._base import Searcher, Stop
 class BestOfN(Searcher):
     """`n` drafts without parents, in any order: the baseline every other searcher must beat."""
 
-    def __init__(self, operator: str = "embedded", n: int = 8) -> None:
+    def __init__(self, operator: str = "template", n: int = 8) -> None:
         super().__init__(operator)
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")

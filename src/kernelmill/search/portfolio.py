@@ -34,7 +34,7 @@ class Portfolio(Patient):
 
     def __init__(
         self,
-        operator: str = "embedded",
+        operator: str = "template",
         *,
         members: Sequence[str] = ("puct", "tune"),
         options: Mapping[str, Mapping[str, Any]] | None = None,

@@ -35,7 +35,7 @@ class Puct(Patient):
 
     def __init__(  # noqa: PLR0913  a constant of the paper each, by keyword
         self,
-        operator: str = "embedded",
+        operator: str = "template",
         *,
         c: float = 1.0,
         group: int = 1,

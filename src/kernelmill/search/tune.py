@@ -34,7 +34,7 @@ class Tune(Patient):
 
     def __init__(
         self,
-        operator: str = "embedded",
+        operator: str = "template",
         *,
         method: Method = "auto",
         exhaustive_below: int = 64,
