@@ -14,6 +14,7 @@ from kernelmill.propose.embedded.cpp_printer import math_sections
 
 # Largest error in units in the last place; measured with every 1009th float: 0.98, 1.39, 0.77, 0.79, 2.18, 2.00.
 LIMITS = {"exp": 1.2, "expm1": 1.6, "log": 1.0, "log1p": 1.0, "tanh": 2.3, "erf": 2.3}
+LIMITS |= {"exp2": 1.1, "log2": 2.0, "log10": 2.7}
 
 _SWEEP = """
 extern "C" double sweep_NAME(uint32_t step, float* where) {
@@ -43,8 +44,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if compiler is None:
         pytest.skip("no C++ compiler")
     folder: Path = tmp_path_factory.mktemp("math")
-    text = "#include <algorithm>\n#include <cmath>\n#include <cstdint>\n" + "\n".join(math_sections([*LIMITS, "bits"]))
+    text = "#include <algorithm>\n#include <cmath>\n#include <cstdint>\n" + "\n".join(
+        math_sections([*LIMITS, "bits", "pow"])
+    )
     text += "".join(_SWEEP.replace("NAME", name) for name in LIMITS)
+    text += 'extern "C" float power(float x, float y) { return vec_pow(x, y); }\n'
     (folder / "math.cpp").write_text(text)
     flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
     subprocess.run([compiler, *flags, str(folder / "math.cpp"), "-o", str(folder / "math.so")], check=True)
@@ -58,3 +62,23 @@ def test_a_function_is_right_to_a_few_ulp_with_full_semantics(library: ctypes.CD
     where = ctypes.c_float()
     worst = sweep(ctypes.c_uint32(10007), ctypes.byref(where))
     assert worst <= LIMITS[name], f"{name}({np.float32(where.value)!r}) is off by {worst} ulp"
+
+
+SPECIAL = [0.0, 1.0, 2.0, 0.5, 3.0, 2.5, float("inf"), float("nan"), 1e30, 1e-40, 16777217.0, 1e9, 0.99999994]
+
+
+def test_a_power_is_rounded_rightly_and_has_the_special_values_of_c(library: ctypes.CDLL) -> None:
+    power = library.power
+    power.restype, power.argtypes = ctypes.c_float, [ctypes.c_float, ctypes.c_float]
+    signed = np.array([s * v for v in SPECIAL for s in (1, -1)], np.float32)
+    rng = np.random.default_rng(0)
+    pairs = [(x, y) for x in signed for y in signed]
+    pairs += list(zip(np.exp(rng.normal(size=4000) * 9).astype(np.float32), rng.normal(size=4000) * 6, strict=True))
+    for x, y in pairs:
+        y = np.float32(y)
+        with np.errstate(all="ignore"):
+            want = np.float32(np.power(np.float64(x), np.float64(y)))
+        got = np.float32(power(x, y))
+        near = np.array_equal(got, want, equal_nan=True) or abs(got - want) <= np.spacing(abs(want))
+        assert near, (x, y, got, want)
+        assert np.isnan(want) or np.signbit(got) == np.signbit(want), (x, y)
