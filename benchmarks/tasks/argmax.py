@@ -9,6 +9,6 @@ from kernelmill import task
     inputs={"x": "float32[R, C]"},
     workloads={"main": {"R": 4096, "C": 2048}},
 )
-def argmax(x):
+def argmax(x: torch.Tensor) -> torch.Tensor:
     """Index of the largest element of every row."""
     return torch.argmax(x, -1)

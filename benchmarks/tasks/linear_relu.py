@@ -9,6 +9,6 @@ from kernelmill import task
     inputs={"a": "float32[N, N]", "b": "float32[N, N]", "bias": "float32[N]"},
     workloads={"main": {"N": 1024}},
 )
-def linear_relu(a, b, bias):
+def linear_relu(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Matrix product, bias, ReLU."""
     return torch.relu(a @ b + bias)
