@@ -1,6 +1,5 @@
 """One explicit step of the heat equation: a five-point stencil."""
 
-import torch
 
 from kernelmill import task
 
