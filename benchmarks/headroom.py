@@ -22,7 +22,7 @@ from kernelmill import api
 from kernelmill.config import RunConfig, load_config
 from kernelmill.errors import KernelMillError
 from kernelmill.export.record import Run
-from kernelmill.schema import Comparison, Evaluated, Interval, WorkloadResult
+from kernelmill.schema import Comparison, Interval, Measured, WorkloadResult
 
 HERE = Path(__file__).parent
 TASKS = sorted(HERE.joinpath("tasks").glob("*.py")) + sorted(HERE.parent.joinpath("examples").glob("*.py"))
@@ -42,7 +42,7 @@ def spread(interval: Interval | None) -> dict[str, float] | None:
 def row_of(path: Path, run: Run) -> dict[str, Any]:
     """What one run found, as plain data; times of the first workload."""
     row: dict[str, Any] = {"task": f"{path.parent.name}/{path.stem}", "run": run.info.id, "stopped": run.stopped}
-    row |= {"trials": sum(isinstance(e, Evaluated) for e in run.events), "headline": run.headline}
+    row |= {"trials": sum(isinstance(e, Measured) for e in run.events), "headline": run.headline}
     if run.best is None or run.evaluation is None:
         return row | {"eager": None, "best": None, "claims": []}
     result: WorkloadResult = run.evaluation.results[0]

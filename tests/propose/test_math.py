@@ -72,7 +72,8 @@ def test_a_power_is_rounded_rightly_and_has_the_special_values_of_c(library: cty
     power.restype, power.argtypes = ctypes.c_float, [ctypes.c_float, ctypes.c_float]
     signed = np.array([s * v for v in SPECIAL for s in (1, -1)], np.float32)
     rng = np.random.default_rng(0)
-    pairs = [(x, y) for x in signed for y in signed]
+    # numpy takes a power of 0.5 for a square root, which is another function of -0 and -inf
+    pairs = [(x, y) for x in signed for y in signed if x > 0 or y != 0.5]
     pairs += list(zip(np.exp(rng.normal(size=4000) * 9).astype(np.float32), rng.normal(size=4000) * 6, strict=True))
     for x, y in pairs:
         y = np.float32(y)
@@ -81,5 +82,4 @@ def test_a_power_is_rounded_rightly_and_has_the_special_values_of_c(library: cty
         got = np.float32(power(x, y))
         near = np.array_equal(got, want, equal_nan=True) or abs(got - want) <= np.spacing(abs(want))
         assert near, (x, y, got, want)
-        # numpy takes a power of 0.5 for a square root, whose result for -0 is -0
-        assert np.isnan(want) or y == 0.5 or np.signbit(got) == np.signbit(want), (x, y)
+        assert np.isnan(want) or np.signbit(got) == np.signbit(want), (x, y)
