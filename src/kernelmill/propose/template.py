@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -18,13 +19,20 @@ from kernelmill.propose.embedded.render import default_genome, render
 from kernelmill.propose.embedded.tuning import Tuning
 from kernelmill.schema import Candidate, Passed, Request, WorkloadResult
 
+WORTHWHILE = 2.4
+"""Structural moves with at least this gain are all tried before any knob; the rest takes turns with the knobs."""
+
+ROOFLINE_SHARE = 0.92
+"""From this share of the machine's limit on there is less to gain than a comparison can tell apart."""
+
 LIBRARY_SHARE = 0.95
 """Where this much of the time is in library calls, kernels around them cannot bring 1.06x."""
 
 
 class TemplateOperator(Operator):
-    """Answers a request by, in this order: what it names (a move or a point), the first candidate, a structural move
-    of the parent that nobody has tried, new knobs for all kernels at once."""
+    """Answers a request by, in this order: what it names (a move or a point), the first candidate, the
+    promising structural moves of the parent that nobody has tried, then in turns new knobs for all kernels at once and
+    the other moves."""
 
     def __init__(self, printer: Printer | None = None) -> None:
         self.printer = printer or CppPrinter(widths=vector_widths())
@@ -58,6 +66,9 @@ class TemplateOperator(Operator):
         following = next(self.propose(wanted, view), None)
         if following is None:
             return "every structural move and every knob of the best candidate has been tried"
+        if result.floor_us and result.time_us and result.floor_us > ROOFLINE_SHARE * result.time_us:
+            share = result.floor_us / result.time_us
+            return f"the best candidate reaches {share:.0%} of this machine's {result.floor_bound} limit"
         library = {step: us for step, us in result.profile.items() if ":aten." in step}
         total = sum(result.profile.values())
         if not following.note.startswith("apply") and sum(library.values()) > LIBRARY_SHARE * total:
@@ -95,10 +106,14 @@ class TemplateOperator(Operator):
             return
         if parent is None:
             yield start, "all kernels fused, default knobs"
-        for move in moves:
-            yield move.genome, move.name
-        tuning = Tuning(graph, self.printer, view)
-        yield from tuning.proposals(parent or start, Random(request.id))
+        rng = Random(request.id)
+        first = [(m.genome, m.name) for m in moves if m.gain >= WORTHWHILE]
+        later = iter([(m.genome, m.name) for m in moves if m.gain < WORTHWHILE])
+        yield from first
+        knobs = Tuning(graph, self.printer, view).proposals(parent or start, rng)
+        turns = [knobs, later] if rng.random() < 0.5 else [later, knobs]
+        for pair in zip_longest(*turns):
+            yield from (proposal for proposal in pair if proposal is not None)
 
 
 def load_graph(workdir: Path) -> Graph:

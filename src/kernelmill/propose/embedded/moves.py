@@ -15,7 +15,7 @@ from kernelmill.propose.embedded.rewrites import apply_rewrites, rewrite_of, sit
 from kernelmill.propose.embedded.templates import template_of
 from kernelmill.schema import Parameter, Value
 
-STRUCTURAL_KNOBS = ("onepass", "split", "direct", "keep")
+STRUCTURAL_KNOBS = ("onepass", "split", "direct", "keep", "stream")
 """Knobs that change the passes of a kernel rather than their sizes: worth trying one by one."""
 
 MAX_CUTS = 16
