@@ -80,3 +80,21 @@ def test_the_extreme_values_are_those_of_eager_whatever_the_row_holds(k: int, la
     (got,) = run(candidate, module, [x])
     assert f"lane[{lanes}]" in candidate.source
     torch.testing.assert_close(got, module(x), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("skeleton", ["row", "column", "elementwise"])
+def test_a_tensor_of_one_element_is_read_once_inside_the_kernel(skeleton: str) -> None:
+    dim = {"row": -1, "column": 1}.get(skeleton)
+    scale = torch.randn(1)
+    module = Apply(lambda x, s: x * s if dim is None else x.sum(dim) * s)
+    check(module, [torch.randn(3, 40, 50), scale])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("pool", [nn.MaxPool1d(8, 1, 4, dilation=3), nn.AvgPool1d(5, 1, 2, count_include_pad=False)])
+def test_a_window_along_the_row_is_combined_tile_by_tile(pool: nn.Module, stride: int) -> None:
+    torch.manual_seed(0)
+    pool.stride = stride
+    x = torch.randn(2, 3, 200)
+    x[0, 0, 50] = NAN
+    check(pool, [x])

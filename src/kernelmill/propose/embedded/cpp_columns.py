@@ -211,7 +211,8 @@ def _between(tile: _Tile, reductions: list[KernelValue], sweep: int) -> None:
     for value in derived:
         loop.line(f"{tile.place(value.node)} = {loop.get(value.node)};")
     loop.close()
-    scope.close()
+    if tile.split:
+        scope.close()
     for value in (*reductions, *derived):
         tile.scope.known[value.node] = tile.place(value.node)
 

@@ -175,7 +175,8 @@ class Scope:
         return None
 
     def _chain(self) -> list[Scope]:
-        outer = self.parent._chain() if self.parent else []
+        """The blocks that this one is in, outermost first; not the file, which is outside of every function."""
+        outer = self.parent._chain() if self.parent and self.parent.parent else []
         return [*outer, self]
 
     def _home(self, node: int) -> Scope:

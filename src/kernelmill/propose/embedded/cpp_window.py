@@ -10,6 +10,9 @@ from kernelmill.propose.embedded.cpp_scope import pointer
 from kernelmill.propose.embedded.plan import TemplateKernel
 from kernelmill.schema import Parameter, Value
 
+TILE = 64
+"""Outputs of a row that are combined at once."""
+
 
 def knobs(kernel: TemplateKernel) -> tuple[Parameter, ...]:
     """direct: read every window straight from the input instead of combining rows first."""
@@ -80,12 +83,33 @@ def _by_rows(kernel: TemplateKernel, kind: str, read: str) -> list[str]:
         f"        for (int64_t w = 0; w < {in_w}; w++) {_into(kernel, f'row[w + {pw}]', 'from[w]')}",
         "      }",
         "    }",
-        "    #pragma omp simd",
-        f"    for (int64_t w = 0; w < {out_w}; w++) {{",
-        f"      {kind} best = {_start(kernel)};",
-        f"      for (int64_t k = 0; k < {kw}; k++) {_into(kernel, 'best', f'row[w * {sw} + k * {dw}]')}",
+        *_along(kernel, kind),
+    ]
+
+
+def _along(kernel: TemplateKernel, kind: str) -> list[str]:
+    """Combine along the row, a tile of outputs at a time: the window is the outer loop, or all would stay scalar."""
+    kw, sw, dw = (kernel.attrs[k][2] for k in ("kernel", "stride", "dilation"))
+    out_w = kernel.attrs["out_size"][2]
+    tile = min(TILE, out_w)
+    counted = kernel.op == "avg" and not kernel.attrs["count_include_pad"]
+    return [
+        f"    for (int64_t begin = 0; begin < {out_w}; begin += {tile}) {{",
+        f"      const int64_t many = std::min<int64_t>({tile}, {out_w} - begin);",
+        f"      {kind} part[{tile}];",
+        f"      std::fill_n(part, {tile}, ({kind}){_start(kernel)});",
+        f"      for (int64_t k = 0; k < {kw}; k++) {{",
+        f"        const {kind}* at = row + begin * {sw} + k * {dw};",
+        "        #pragma omp simd",
+        f"        for (int64_t j = 0; j < many; j++) {_into(kernel, 'part[j]', f'at[j * {sw}]')}",
+        "      }",
+        "      #pragma omp simd",
+        "      for (int64_t j = 0; j < many; j++) {",
+        f"        const {kind} best = part[j];",
+        *(["        const int64_t w = begin + j;"] if counted else []),
         *(_inside(kernel) if counted else []),
-        f"      to[w] = {_finished(kernel, kind)};",
+        f"        to[begin + j] = {_finished(kernel, kind)};",
+        "      }",
         "    }",
     ]
 

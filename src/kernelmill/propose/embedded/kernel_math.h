@@ -247,19 +247,19 @@ static inline float vec_pow(float x, float y) {
 
 //: max_nan
 // The larger of two; a NaN wins, as in PyTorch.
-template <class T> static inline T max_nan(T a, T b) { return a > b || a != a ? a : b; }
+template <class T> static inline T max_nan(T a, T b) { return (a > b) | (a != a) ? a : b; }
 #pragma omp declare reduction(max_nan : float : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
 #pragma omp declare reduction(max_nan : double : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
 
 //: min_nan
 // The smaller of two; a NaN wins, as in PyTorch.
-template <class T> static inline T min_nan(T a, T b) { return a < b || a != a ? a : b; }
+template <class T> static inline T min_nan(T a, T b) { return (a < b) | (a != a) ? a : b; }
 #pragma omp declare reduction(min_nan : float : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 #pragma omp declare reduction(min_nan : double : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 
 //: min_number
 // The smaller of two; a NaN loses.
-template <class T> static inline T min_number(T a, T b) { return a < b || b != b ? a : b; }
+template <class T> static inline T min_number(T a, T b) { return (a < b) | (b != b) ? a : b; }
 
 //: sign
 template <class T> static inline T sign_of(T x) { return (T)((T(0) < x) - (x < T(0))); }
