@@ -246,20 +246,21 @@ static inline float vec_pow(float x, float y) {
 }
 
 //: max_nan
-// The larger of two; a NaN wins, as in PyTorch.
-template <class T> static inline T max_nan(T a, T b) { return (a > b) | (a != a) ? a : b; }
+// The larger of two; a NaN wins, as in PyTorch. Two selections: with one over two comparisons, g++ 12 gives up on a
+// chain of them and leaves the loop scalar.
+template <class T> static inline T max_nan(T a, T b) { const T m = a > b ? a : b; return a != a ? a : m; }
 #pragma omp declare reduction(max_nan : float : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
 #pragma omp declare reduction(max_nan : double : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
 
 //: min_nan
 // The smaller of two; a NaN wins, as in PyTorch.
-template <class T> static inline T min_nan(T a, T b) { return (a < b) | (a != a) ? a : b; }
+template <class T> static inline T min_nan(T a, T b) { const T m = a < b ? a : b; return a != a ? a : m; }
 #pragma omp declare reduction(min_nan : float : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 #pragma omp declare reduction(min_nan : double : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 
 //: min_number
 // The smaller of two; a NaN loses.
-template <class T> static inline T min_number(T a, T b) { return (a < b) | (b != b) ? a : b; }
+template <class T> static inline T min_number(T a, T b) { const T m = a < b ? a : b; return b != b ? a : m; }
 
 //: sign
 template <class T> static inline T sign_of(T x) { return (T)((T(0) < x) - (x < T(0))); }
