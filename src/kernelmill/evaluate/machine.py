@@ -104,6 +104,12 @@ def contention_s(before: Mapping[int, Scheduled], after: Mapping[int, Scheduled]
     return sum(min(now.waited_s - old.waited_s, now.ran_s - old.ran_s) for old, now in pairs)
 
 
+def busy_threads(before: Mapping[int, Scheduled], after: Mapping[int, Scheduled], least_s: float) -> set[int]:
+    """Threads that ran for at least so long in between."""
+    nothing = Scheduled(0.0, 0.0)
+    return {task for task, now in after.items() if now.ran_s - before.get(task, nothing).ran_s >= least_s}
+
+
 def cpu_time_s(pid: int) -> float | None:
     """CPU seconds of all threads of another process, ended ones included; None where it is gone.
 

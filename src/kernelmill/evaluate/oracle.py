@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,7 @@ class ReferenceRole:
         self.suite = Registry("kernelmill.suites", Suite).get(suite)()
         self.file = types.ModuleType("kernelmill_task")
         self.file.__file__ = name
+        sys.modules[self.file.__name__] = self.file  # torch.compile looks the globals of a function up there
         exec(compile(source, name, "exec"), vars(self.file))
         declared = self.suite.reference(self.file)
         return {

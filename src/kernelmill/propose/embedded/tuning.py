@@ -69,7 +69,8 @@ class Tuning:
 
     def _key(self, program: Program, name: str) -> str:
         shapes = {k.name: shape_of(k) for k in kernels(program)}
-        return shapes[name] if name in shapes else " ".join(sorted(shapes.values()))
+        # A program of one kernel must not share its key with that kernel: their knobs are others.
+        return shapes[name] if name in shapes else f"{name}: {' '.join(sorted(shapes.values()))}"
 
     def proposals(self, parent: Genome, rng: Random) -> Iterator[tuple[Genome, str]]:
         """Genomes with the parent's structure: every kernel at a setting it has not been seen at, one step from its
