@@ -1,6 +1,5 @@
 """A large matrix product: the library is at the machine's limit, and the honest answer is "no gain"."""
 
-
 from kernelmill import task
 
 

@@ -1,6 +1,5 @@
 """One explicit step of the heat equation: a five-point stencil."""
 
-
 from kernelmill import task
 
 

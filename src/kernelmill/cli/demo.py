@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernelmill.cli._verb import Face, verb
 
-SECONDS = 45.0
+SECONDS = 30.0
 """Of search for each example; with promotion and the first `torch.compile` the whole takes under three minutes."""
 
 EXAMPLES = ("row_argmax.py", "rmsnorm_swiglu.py")

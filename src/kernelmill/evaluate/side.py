@@ -49,6 +49,8 @@ class Side:
         self.arena: list[_Slot] = []
         self.loaded: list[HostTensor] = []
         self.sizes: list[int] = []
+        self.trusted = False
+        """Whether it is the reference, whose inputs and red zones need no look after every call."""
         self._poison = np.full(CHUNK, 0xFF, np.uint8)
         self._scratch = np.empty(CHUNK, np.uint8)
 
@@ -129,6 +131,8 @@ class Side:
         with stage(StructureError):  # whatever is wrong with the answer, its sender is not to be trusted
             self._check_tree(answer)
             found = [self._snapshot(o) for o in answer["outputs"]]
+        if self.trusted:
+            return found
         self._check_inputs()
         self._check_zones([*self.slots, *self.arena])
         return found
