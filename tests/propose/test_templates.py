@@ -52,6 +52,14 @@ def test_a_depthwise_convolution_of_any_geometry_is_eagers(
     assert "depthwise convolution" in candidate.source
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_a_strided_depthwise_convolution_reads_every_phase(stride: int, size: int, padding: int) -> None:
+    module = depthwise(3, 1, kernel_size=size, stride=(1, stride), padding=padding, bias=False)
+    check(module, [torch.randn(2, 3, 5, 15)], band=4, lanes=8)
+
+
 @pytest.mark.parametrize("width", [1, 7, 14, 28, 56, 64, 65, 112, 200])
 def test_a_tile_uses_the_accumulators_and_covers_the_row(width: int) -> None:
     rows, vectors = tile_of(width, 8)
