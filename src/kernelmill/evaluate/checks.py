@@ -272,6 +272,9 @@ class _Comparison:
         ours = _distance(self.found, self.dtype, self.truth)
         theirs = _distance(self.native, self.dtype, self.truth)
         native_rows = theirs.max(axis=axes, keepdims=True) / scale
+        tops = np.abs(np.where(finite, self.truth, 0.0)).max(axis=axes, keepdims=True)
+        self.peak = float((tops / scale).max())
+        self.excused = self._excused(self.contract.precision)
         # A row on which the native reference is exact by luck must not demand the same of everybody.
         usual = float(np.quantile(native_rows, 0.95))
         budget = self.factor * np.maximum(native_rows, max(self.excused, usual))
@@ -315,7 +318,8 @@ class _Comparison:
         usual = np.empty(order.size)
         usual[order] = np.repeat(worst, np.diff([*starts, order.size]))
         # Where the contract allows a coarser precision, the reference's errors are scaled to what that costs.
-        relaxed = self.excused / self._excused("native")
+        asked = self.contract.precision
+        relaxed = excused_error(self.dtype, 1, asked) / excused_error(self.dtype, 1)
         roundoff = UNIT_ROUNDOFF[self.dtype] * relaxed
         flushed = 2.0**-24 if self.dtype == "float16" else LEAST_NORMAL[self.dtype]
         allowed = np.maximum(2 * self.factor * relaxed * usual, roundoff**0.5 * size) + flushed

@@ -31,10 +31,11 @@ _RANK: dict[str, int] = {"exact": 0, "fp64": 0, "fp32": 1, "tf32": 2, "fp16": 2,
 def excused_error(dtype: str, reduction: int, precision: str = "native", peak: float = 1.0) -> float:
     """Error, relative to the output's rms, that any honest implementation in this dtype may have.
 
-    Two roundings of the result plus sqrt(n) of the accumulator, at the largest magnitude: rounding errors of a
-    sum of n terms walk at random (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019), and the worst case n*u would
-    excuse tf32 operands from n = 1000 on. The second term is capped at 2**-16, so that four times of it (6e-5) stays
-    below what tf32 operands cost (5e-4 at least, as the largest of many errors).
+    Two roundings of the result, at the largest magnitude, plus those of a sum of n terms: sqrt(n), since rounding
+    errors walk at random (Higham & Mary, SIAM J. Sci. Comput. 41(5), 2019), or n/4, which with k = 4 is the worst
+    case n*u. Sequential sums reach it: 507 terms of 1.5 u each, added to 1, come out a third too small. The second
+    part is capped at 2**-16, so that four times of it (6e-5) stays below what tf32 operands cost (5e-4 at least, as
+    the largest of many errors).
 
     Args:
         dtype: Of the output.
@@ -42,7 +43,8 @@ def excused_error(dtype: str, reduction: int, precision: str = "native", peak: f
         precision: `Contract.precision`; anything coarser than the dtype excuses its roundings instead.
         peak: Largest magnitude of the output over its rms.
     """
-    walk = min(math.sqrt(max(1, reduction)) * _ACCUMULATOR[dtype], _ACCUMULATION_CAP[dtype])
+    terms = max(1, reduction)
+    walk = min(max(math.sqrt(terms), terms / 4) * _ACCUMULATOR[dtype], _ACCUMULATION_CAP[dtype])
     roundoff = max(UNIT_ROUNDOFF[dtype], _ROUNDOFF_OF_PRECISION.get(precision, 0.0))
     return (2 * roundoff + walk) * max(1.0, peak)
 
