@@ -64,17 +64,17 @@ class TemplateOperator(Operator):
         name, result = best
         wanted = Request(id="finished", operator="template", parents=(name,))
         following = next(self.propose(wanted, view), None)
+        reached = result.floor_us / result.time_us if result.floor_us and result.time_us else 0.0
+        library = {step: us for step, us in result.profile.items() if ":aten." in step}
+        share = sum(library.values()) / (sum(result.profile.values()) or 1.0)
+        if share > LIBRARY_SHARE and (following is None or not following.note.startswith("apply")):
+            worst = max(library, key=lambda step: library[step]).split(":", 1)[1]
+            limit = f" at {reached:.0%} of this machine's {result.floor_bound} limit" if reached else ""
+            return f"{share:.0%} of the time is in library calls, most of it in {worst}{limit}: nothing to gain around them"
         if following is None:
             return "every structural move and every knob of the best candidate has been tried"
-        if result.floor_us and result.time_us and result.floor_us > ROOFLINE_SHARE * result.time_us:
-            share = result.floor_us / result.time_us
-            return f"the best candidate reaches {share:.0%} of this machine's {result.floor_bound} limit"
-        library = {step: us for step, us in result.profile.items() if ":aten." in step}
-        total = sum(result.profile.values())
-        if not following.note.startswith("apply") and sum(library.values()) > LIBRARY_SHARE * total:
-            worst = max(library, key=lambda step: library[step])
-            share = sum(library.values()) / total
-            return f"{share:.0%} of the time is in library calls, most of it in {worst}; no rewrite of them is left"
+        if reached > ROOFLINE_SHARE:
+            return f"the best candidate reaches {reached:.0%} of this machine's {result.floor_bound} limit"
         return None
 
     def _parent(self, request: Request, view: View, graph: Graph) -> Genome | None:
