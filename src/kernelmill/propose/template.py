@@ -70,7 +70,8 @@ class TemplateOperator(Operator):
         if share > LIBRARY_SHARE and (following is None or not following.note.startswith("apply")):
             worst = max(library, key=lambda step: library[step]).split(":", 1)[1]
             limit = f" at {reached:.0%} of this machine's {result.floor_bound} limit" if reached else ""
-            return f"{share:.0%} of the time is in library calls, most of it in {worst}{limit}: nothing to gain around them"
+            where = f"{share:.0%} of the time is in library calls, most of it in {worst}{limit}"
+            return f"{where}: nothing to gain around them"
         if following is None:
             return "every structural move and every knob of the best candidate has been tried"
         if reached > ROOFLINE_SHARE:
