@@ -183,6 +183,16 @@ def test_a_run_ends_with_a_promoted_exported_reported_kernel(
     assert [found.info.id for found in api.runs(config)] == [run.info.id]
 
 
+def test_a_run_is_limited_by_its_arguments_over_its_settings(
+    monkeypatch: pytest.MonkeyPatch, task: Path, config: RunConfig, tmp_path: Path
+) -> None:
+    scripted(monkeypatch, 3.0, passed(2.5, "promotion"))
+    assert api.optimize(task, trials=1, config=config).info.limits == BudgetLimits(trials=1)
+    assert api.optimize(task, seconds=9, config=config).info.limits == BudgetLimits(trials=3, seconds=9)
+    monkeypatch.chdir(tmp_path)
+    assert api.optimize(task, trials=1).info.limits == BudgetLimits(trials=1)
+
+
 def test_export_writes_the_module_and_its_evidence_where_it_is_asked_to(
     monkeypatch: pytest.MonkeyPatch, task: Path, config: RunConfig, tmp_path: Path
 ) -> None:

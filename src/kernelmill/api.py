@@ -75,13 +75,20 @@ def evaluate(
 
 
 def optimize(
-    task: str | Path | Task, *, config: RunConfig | None = None, on_event: Callable[[Event], object] | None = None
+    task: str | Path | Task,
+    *,
+    trials: int | None = None,
+    seconds: float | None = None,
+    config: RunConfig | None = None,
+    on_event: Callable[[Event], object] | None = None,
 ) -> Run:
     """Search for a faster kernel until the budget ends, promote the best, export it and write the report.
 
     Ctrl-C stops it cleanly: what comes back then is `interrupted`, and `resume` goes on from there.
 
     Args:
+        trials: Candidates to measure at most; over what `config` says.
+        seconds: Wall time to search for; over what `config` says.
         on_event: Is called with each event, after it is safe in the log.
 
     Raises:
@@ -90,7 +97,7 @@ def optimize(
     """
     from kernelmill.optimize.run import check_plugins, describe_run, keep_task
 
-    config = config or load_config()
+    config = _limited(config, trials, seconds)
     check_plugins(config)
     with _workbench(config) as bench, _store(config) as store:
         loaded = _loaded(bench, task)
@@ -228,6 +235,13 @@ def _need(language: str) -> None:
     missing = languages.get(language).missing()
     if missing:
         raise ToolchainError(missing)
+
+
+def _limited(config: RunConfig | None, trials: int | None, seconds: float | None) -> RunConfig:
+    given = {key: value for key, value in (("trials", trials), ("seconds", seconds)) if value is not None}
+    if config is None:
+        return load_config({f"budget.{key}": value for key, value in given.items()})
+    return config.model_copy(update={"budget": config.budget.model_copy(update=given)})
 
 
 def _workbench(config: RunConfig | None) -> Workbench:
