@@ -13,23 +13,31 @@ from kernelmill.sandboxes.bwrap import Bubblewrap
 from kernelmill.sandboxes.guard import Guard, Survey
 
 
-def test_the_strongest_that_works_is_chosen() -> None:
-    works = [kind for kind in (Bubblewrap, Guard) if kind.missing() is None]
-    if not works:
-        pytest.skip("no sandbox works here")
-    assert type(choose()) is works[0]
+NAMESPACES = ("user", "net", "ipc", "uts", "mnt", "pid", "caps")
+
+
+@pytest.mark.parametrize(("namespaces", "chosen"), [(NAMESPACES, Guard), (NAMESPACES[:1], Bubblewrap)])
+def test_the_guard_is_chosen_where_it_holds_as_much_as_bubblewrap(
+    namespaces: tuple[str, ...], chosen: type[Sandbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Survey((*namespaces, "landlock7", "seccomp"), cgroup=False)
+    monkeypatch.setattr("kernelmill.sandboxes.guard.survey", lambda: found)
+    for kind in (Bubblewrap, Guard):
+        monkeypatch.setattr(kind, "missing", classmethod(lambda cls: None))
+    assert type(choose()) is chosen
 
 
 def test_the_next_is_chosen_where_the_strongest_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bubblewrap, "missing", classmethod(lambda cls: "not installed"))
-    monkeypatch.setattr(Guard, "missing", classmethod(lambda cls: None))
-    assert type(choose()) is Guard
+    for kind, other in ((Bubblewrap, Guard), (Guard, Bubblewrap)):
+        monkeypatch.setattr(kind, "missing", classmethod(lambda cls: "not installed"))
+        monkeypatch.setattr(other, "missing", classmethod(lambda cls: None))
+        assert type(choose()) is other
 
 
 def test_nothing_runs_unconfined_because_nothing_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Bubblewrap, Guard):
         monkeypatch.setattr(kind, "missing", classmethod(lambda cls: "not here"))
-    with pytest.raises(ToolchainError, match=r"no sandbox works here .*bwrap: not here; guard: not here.*name 'off'"):
+    with pytest.raises(ToolchainError, match=r"no sandbox works here \((guard|bwrap): not here; .*name 'off'"):
         choose()
 
 

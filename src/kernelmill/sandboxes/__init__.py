@@ -42,7 +42,7 @@ def choose(name: str | None = None) -> Sandbox:
         return found()
     kinds = {known: registry.get(known) for known in registry.names()}
     reasons: list[str] = []
-    for known, kind in sorted(kinds.items(), key=lambda item: -item[1].preference):
+    for known, kind in sorted(kinds.items(), key=lambda item: -item[1].rank()):
         reason = kind.missing()
         if reason is None:
             return kind()

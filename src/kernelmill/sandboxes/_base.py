@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,15 @@ class Probe:
 class Sandbox(ABC):
     """Runs code we do not trust."""
 
-    preference: ClassVar[int] = 0
-    """The highest that works here is taken where nobody names one."""
-
     @classmethod
     @abstractmethod
     def missing(cls) -> str | None:
         """Why it does not work on this machine, or None."""
+
+    @classmethod
+    def rank(cls) -> int:
+        """The highest of those that work here is taken where nobody names one."""
+        return 0
 
     @abstractmethod
     def command(self, argv: Sequence[str], policy: Policy) -> list[str]:

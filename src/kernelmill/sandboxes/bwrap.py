@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 from kernelmill.sandboxes._base import Policy, Sandbox
 from kernelmill.sandboxes._guard import interpreter_paths, system_paths
@@ -75,7 +74,9 @@ def _inner_layers() -> tuple[tuple[str, ...], str]:
 class Bubblewrap(Sandbox):
     """A root of its own, read-only, with only the named paths in it; then everything the guard does."""
 
-    preference: ClassVar[int] = 20
+    @classmethod
+    def rank(cls) -> int:
+        return 20
 
     @classmethod
     def missing(cls) -> str | None:

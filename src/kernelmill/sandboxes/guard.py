@@ -6,13 +6,13 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
 
 from kernelmill.sandboxes._base import Policy, Sandbox
 from kernelmill.sandboxes._launch import Launch
 
 _ALL = "user net ipc uts mnt pid session fds rlimits caps landlock seccomp cgroup"
 _ESSENTIAL = {"landlock", "seccomp"}
+_AS_TIGHT_AS_A_ROOT_OF_ITS_OWN = {"user", "net", "ipc", "mnt", "pid", "caps", *_ESSENTIAL}
 _SURVEY_SECONDS = 20.0
 
 
@@ -50,7 +50,10 @@ def survey() -> Survey:
 class Guard(Sandbox):
     """Namespaces, Landlock, seccomp and resource limits, entered by the process itself."""
 
-    preference: ClassVar[int] = 10
+    @classmethod
+    def rank(cls) -> int:
+        # With namespaces of its own it keeps out what bubblewrap does, and starts a compiler in half the time.
+        return 30 if survey().plain >= _AS_TIGHT_AS_A_ROOT_OF_ITS_OWN else 10
 
     @classmethod
     def missing(cls) -> str | None:
