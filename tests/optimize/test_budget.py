@@ -53,6 +53,19 @@ def test_time_is_the_clocks_and_goes_on_where_an_earlier_session_ended() -> None
     assert ledger.reserve("r1", 1) == 0
 
 
+def test_the_search_ends_early_enough_for_what_follows_but_has_half_of_the_time() -> None:
+    now = [0.0]
+    ledger = Ledger(BudgetLimits(seconds=60), clock=lambda: now[0])
+    ledger.keep_back(20.0)
+    now[0] = 39.0
+    assert ledger.exhausted() is None
+    now[0] = 41.0
+    assert ledger.exhausted() == "of the budget of 60 seconds 41 are spent, promotion needs the rest"
+    ledger.keep_back(500.0)
+    now[0] = 29.0
+    assert ledger.exhausted() is None
+
+
 def test_the_forecast_names_what_ends_first() -> None:
     now = [0.0]
     ledger = Ledger(BudgetLimits(trials=100, seconds=100), clock=lambda: now[0])

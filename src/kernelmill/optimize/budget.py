@@ -72,6 +72,7 @@ class Ledger:
         self._committed = Cost()
         self._commits = 0
         self._reserved: dict[str, Cost] = {}
+        self._kept_back_s = 0.0
 
     @property
     def spent(self) -> Cost:
@@ -117,13 +118,19 @@ class Ledger:
         """Give back what was set aside; nothing where nothing was."""
         self._reserved.pop(request, None)
 
+    def keep_back(self, seconds: float) -> None:
+        """Leave so much of the time to what follows the search, at most half of what there is."""
+        self._kept_back_s = min(seconds, self.limits.get("seconds", math.inf) / 2)
+
     def exhausted(self) -> str | None:
-        """Which limit is reached, with the figures, or None. What is only reserved does not count."""
+        """Which limit is reached, with the figures, or None. What requests have only reserved does not count."""
         spent = self.spent
         for name, limit in self.limits.items():
             used = getattr(spent, name)
             if used >= limit:
-                return f"the budget of {limit:g} {name} is spent ({used:.6g})"
+                return f"the budget of {limit:g} {name} is spent ({used:.3g})"
+            if name == "seconds" and used + self._kept_back_s >= limit:
+                return f"of the budget of {limit:g} seconds {used:.0f} are spent, promotion needs the rest"
         return None
 
     def forecast(self) -> Forecast:

@@ -54,6 +54,9 @@ LOST_IN_A_ROW = 9
 BARREN_IN_A_ROW = 25
 """Requests in a row without a new candidate that end a run, since no budget would."""
 
+PROMOTION_COST = 3.0
+"""Of the slowest measurement of the search: fresh baselines, all cases, at least 30 pairs, held-out cases."""
+
 PROMOTIONS = 5
 """Candidates tried at one promotion before the run ends without a winner."""
 
@@ -211,7 +214,14 @@ class Engine:
             error = f"; the last error: {self.journal.last_error}" if self.journal.last_error else ""
             return f"{self.journal.barren} requests in a row brought no new candidate{error}"
         stop = self.searcher.done()
+        self.ledger.keep_back(self._promotion_s())
         return self.ledger.exhausted() or (stop.reason if stop else None) or self._operators_finished()
+
+    def _promotion_s(self) -> float:
+        """What promotion will take, from what the slowest measurement took; 0 where nothing is to be promoted."""
+        if self.promote is None or self.journal.leader is None:
+            return 0.0
+        return PROMOTION_COST * max(e.seconds for e in self.journal.evaluations.values())
 
     def _operators_finished(self) -> str | None:
         """What the operators say when all of them see nothing more to gain; asked once per closed request."""
