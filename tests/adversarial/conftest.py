@@ -25,7 +25,7 @@ Judge = Callable[[str], Evaluator]
 class Calm(Watch):
     """Calls no pair disturbed: what is asked here is whether a kernel is honest, not how fast it is."""
 
-    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float) -> str | None:
+    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float, own: float = 0.0) -> str | None:
         return None
 
 

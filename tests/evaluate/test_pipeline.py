@@ -49,7 +49,7 @@ extern "C" void work(const float* x, const int64_t* shape, float* out) {
 
 
 class Calm(Watch):
-    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float) -> str | None:
+    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float, own: float = 0.0) -> str | None:
         return None
 
 

@@ -110,6 +110,15 @@ def test_a_machine_that_is_always_busy_gives_no_number() -> None:
     assert "waited 1.00 ms for a CPU" in found.reason
 
 
+def test_what_its_own_threads_wait_in_every_call_disturbs_nothing() -> None:
+    clock = FakeClock()
+    ours = FakeSide(1, clock, noisy(1e-3, 5), delay=lambda call: 4e-3 if call % 4 == 0 else 0.2e-3)
+    theirs = FakeSide(2, clock, noisy(1e-3, 6))
+    found = compare(ours, {"eager": theirs}, content(), verify, Limits.full(), instruments(clock))
+    assert found["eager"].interval.pairs >= 8
+    assert found["eager"].interval.dropped < found["eager"].interval.pairs
+
+
 def test_no_two_calls_see_the_same_content_and_both_sides_see_the_same() -> None:
     clock = FakeClock()
     ours, theirs = FakeSide(1, clock, noisy(1e-3, 7)), FakeSide(2, clock, noisy(1e-3, 8))

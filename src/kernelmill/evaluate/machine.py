@@ -145,9 +145,12 @@ class Watch:
         intruders = sum(cpu_time_s(other) or 0.0 for other in others)
         return Reading(intruders, CpuTimes.read())
 
-    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float) -> str | None:
-        """Why a call between two readings, whose threads were held up by `delay` seconds, does not count, or None."""
-        if delay > DELAY_GRACE_S + DELAY_SHARE * wall_s:
+    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float, own: float = 0.0) -> str | None:
+        """Why a call between two readings does not count, or None.
+
+        Its threads were held up by `delay` seconds, of which they wait `own` in every call.
+        """
+        if delay > own + DELAY_GRACE_S + DELAY_SHARE * wall_s:
             return f"its threads waited {delay * 1e3:.2f} ms for a CPU in a call of {wall_s * 1e3:.2f} ms"
         steal = steal_share(before.times, after.times)
         if steal > STEAL_SHARE:
