@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -60,14 +63,16 @@ class WorkloadBench:
     limit_s: float = 300.0
     _truths: dict[tuple[Family, int], Truth] = field(default_factory=dict)
     _baselines: dict[str, Side] = field(default_factory=dict)
+    _starting: dict[str, Future[Side]] = field(default_factory=dict)
     _cells: list[ReferenceCell] = field(default_factory=list)
     _broken: set[str] = field(default_factory=set)
     notes: set[str] = field(default_factory=set)
     """What was observed about the task and its baselines, for the labels of a verdict."""
 
     def _reference(self, mode: str) -> ReferenceCell:
-        policy = self.policy.policy(processes=mode == "compile")
-        cell = ReferenceCell(self.server, self.task.source, self.task.suite, self.task.path, policy)
+        compiles = mode == "compile"
+        policy = self.policy.policy(processes=compiles)
+        cell = ReferenceCell(self.server, self.task.source, self.task.suite, self.task.path, policy, prepared=compiles)
         self._cells.append(cell)
         cell.setup(self.workload.axes, self.task.contract, mode)
         return cell
@@ -179,15 +184,34 @@ class WorkloadBench:
         except TaskError as error:
             raise InfraError(str(error)) from error
 
+    def begin(self, names: Sequence[str]) -> None:
+        """Start baselines beside whatever else is done before they are asked for: compiling takes 2 to 9 s."""
+        first = self.content.case("given", 0)
+        for name in names:
+            if name not in self._baselines | self._starting and name not in self._broken:
+                executor = ThreadPoolExecutor(1)
+                self._starting[name] = executor.submit(self._start, name, first)
+                executor.shutdown(wait=False)
+
     def baseline(self, name: str) -> Side:
-        """A baseline's side, started and warmed when it is first asked for."""
+        """A baseline's side, warmed; started here where `begin` has not.
+
+        Raises:
+            StageError: It does not run.
+            TaskError: It cannot be set up.
+        """
         if name not in self._baselines:
-            side = self._reference(name).side(self.limit_s)
-            side.load(self.content.case("given", 0))
-            side.call()
+            started = self._starting.pop(name, None)
+            side = started.result() if started else self._start(name, self.content.case("given", 0))
             self._baselines[name] = side
-            side.cell.freeze()
         return self._baselines[name]
+
+    def _start(self, name: str, first: Sequence[HostTensor]) -> Side:
+        side = self._reference(name).side(self.limit_s)
+        side.load(first)
+        side.call()
+        side.cell.freeze()
+        return side
 
     def works(self, name: str) -> bool:
         """Whether a baseline runs; where it does not, a note says why."""
@@ -220,5 +244,10 @@ class WorkloadBench:
 
     def close(self) -> None:
         """End all cells."""
+        for cell in self._cells:
+            cell.close()
+        for starting in self._starting.values():
+            with suppress(StageError, TaskError, InfraError):  # of a cell that was just closed
+                starting.result()
         for cell in self._cells:
             cell.close()

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -59,15 +60,17 @@ class Server:
 
     def __init__(self, settings: CellSettings) -> None:
         self.settings = settings
+        self._lock = threading.Lock()
         self._start()
 
     def _start(self) -> None:
         settings = self.settings
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.control = ours
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        self.control, self.prepared = (ours for ours, _ in pairs)
+        theirs = [end.fileno() for _, end in pairs]
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from kernelmill.evaluate.child import serve; serve({theirs.fileno()})"
+            f"from kernelmill.evaluate.child import serve; serve({theirs[0]}, {theirs[1]})"
         )
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -79,32 +82,41 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", code],
             env=environment,
-            pass_fds=[theirs.fileno()],
+            pass_fds=theirs,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        theirs.close()
-        ours.settimeout(settings.start_seconds)
+        for _, end in pairs:
+            end.close()
         self._await_ready()
 
     def _await_ready(self) -> None:
         try:
-            ready = _receive(self.control, self.settings.start_seconds)
-        except (OSError, EOFError) as error:
+            self.control.settimeout(self.settings.start_seconds)
+            self.neutral_allocator = json.loads(self.control.recv(1 << 16))["neutral_allocator"]
+        except (OSError, ValueError) as error:
             self.process.kill()
             _, errors = self.process.communicate()
             tail = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise InfraError(f"the evaluation server did not start: {tail[0]} (torch must be importable)") from error
-        self.neutral_allocator = json.loads(ready)["neutral_allocator"]
 
-    def spawn(self, policy: Policy) -> Cell:
+    def spawn(self, policy: Policy, *, prepared: bool = False) -> Cell:
         """A fresh confined process.
+
+        Args:
+            prepared: One that has imported what tracing and `torch.compile` need. The first waits for it.
 
         Raises:
             InfraError: The server is gone or the cell could not be confined.
         """
+        with self._lock:
+            ours = self._requested(policy, prepared=prepared)
+        return Cell(ours, self.settings.start_seconds, self.settings.cores)
+
+    def _requested(self, policy: Policy, *, prepared: bool) -> socket.socket:
+        """Our end of the socket on which the new process will say hello."""
         if self.process.poll() is not None:
             raise self._lost()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -128,13 +140,14 @@ class Server:
         ).encode()
         try:
             fds = array.array("i", [theirs.fileno()])
-            self.control.sendmsg([body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            control = self.prepared if prepared else self.control
+            control.sendmsg([body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         except OSError as error:
             ours.close()
             raise self._lost() from error
         finally:
             theirs.close()
-        return Cell(ours, self.settings.start_seconds, self.settings.cores)
+        return ours
 
     def _lost(self) -> InfraError:
         """Start another server in place of one that ended; what to raise."""
@@ -146,6 +159,7 @@ class Server:
     def close(self) -> None:
         """End the server; cells die when their sockets close."""
         self.control.close()
+        self.prepared.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=2)
         with suppress(ProcessLookupError):

@@ -21,7 +21,6 @@ import os
 import signal
 import socket
 import struct
-import sys
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -35,6 +34,9 @@ ZONE = 4096
 """Bytes of red zone on each side of every tensor the parent owns."""
 
 ALIGNMENT = 64
+
+PREPARED = ("torch._dynamo", "torch._inductor.compile_fx")
+"""What tracing and `torch.compile` import when they are first used."""
 
 
 class Implementation(Protocol):
@@ -85,17 +87,37 @@ def neutral_allocator() -> bool:
 # ---------------------------------------------------------------------------------------------- server
 
 
-def serve(fd: int) -> None:
-    """Import torch, then fork a cell for every request until the parent hangs up."""
+def serve(fd: int, prepared_fd: int) -> None:
+    """Import torch, then fork a cell for every request until the parent hangs up.
+
+    A second process of the same kind, behind `prepared_fd`, goes on to import what tracing and `torch.compile` need:
+    4 s that each cell of the reference would pay again.
+    """
     neutral = neutral_allocator()
     importlib.import_module("torch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=fd)
-    send(control, json.dumps({"neutral_allocator": neutral}).encode())
+    control, prepared = socket.socket(fileno=fd), socket.socket(fileno=prepared_fd)
+    if os.fork() == 0:
+        control.close()
+        _prepare()
+        _fork_cells(prepared)
+    prepared.close()
+    control.send(json.dumps({"neutral_allocator": neutral}).encode())
+    _fork_cells(control)
+
+
+def _prepare() -> None:
+    for module in PREPARED:
+        with contextlib.suppress(ImportError):  # the cell that needs it says what is missing
+            importlib.import_module(module)
+
+
+def _fork_cells(control: socket.socket) -> None:
+    """Until the hang-up; then end at once, since torch takes 2 s to leave a process in order."""
     while True:
         body, descriptors = _receive_with_descriptor(control)
         if not body:
-            return
+            os._exit(0)
         if os.fork() == 0:
             control.close()
             _become_cell(json.loads(body), socket.socket(fileno=descriptors[0]))
@@ -368,7 +390,3 @@ def describe(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001 - a candidate's own __str__
         text = "(its message could not be made)"
     return f"{type(error).__name__}: {text}"[:2000]
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))

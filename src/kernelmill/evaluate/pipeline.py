@@ -101,6 +101,10 @@ class Evaluator:
             self._languages[candidate.language] = languages.get(candidate.language)()
         return self._languages[candidate.language]
 
+    def begin(self) -> None:
+        """Start what the first measurement needs beside what is done before it."""
+        self.bench(self.task.workloads[0]).begin(self.settings.baselines)
+
     def trace(self, tracer: str) -> str:
         """The first workload's graph as JSON; `tracer` is the module that makes it. Raises TaskError."""
         return self.bench(self.task.workloads[0]).oracle.trace(tracer)
@@ -162,6 +166,8 @@ class Evaluator:
 
     def _workload(self, run: CandidateRun, level: Level) -> WorkloadResult:
         try:
+            if level != "smoke":
+                run.bench.begin(self._raced(run.bench, level))
             run.start()
             run.verify(self._cases(level))
             comparisons = self._compare(run, level)
@@ -209,10 +215,12 @@ class Evaluator:
         return run.compare(replace(limits, first=SECOND_MEASUREMENT), names, self.instruments)
 
     def _baselines(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
-        """Those that work, and for screening only those in the race; `eager` always."""
+        return [n for n in self._raced(bench, level) if bench.works(n)]
+
+    def _raced(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
+        """All baselines; for screening only those in the race, `eager` always."""
         beaten = self._slow.get(bench.workload.name, set()) if level == "screening" else set()
-        names = [n for n in self.settings.baselines if n == "eager" or n not in beaten]
-        return [n for n in names if bench.works(n)]
+        return [n for n in self.settings.baselines if n == "eager" or n not in beaten]
 
     @property
     def instruments(self) -> timing.Instruments:

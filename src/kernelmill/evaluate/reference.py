@@ -75,9 +75,11 @@ class ReferencePolicy:
 class ReferenceCell:
     """The task file, loaded in a cell of its own and set up for one workload."""
 
-    def __init__(self, server: Server, source: str, suite: str, path: str, policy: Policy) -> None:
+    def __init__(
+        self, server: Server, source: str, suite: str, path: str, policy: Policy, *, prepared: bool = False
+    ) -> None:
         self.path = path
-        self.cell: Cell = server.spawn(policy)
+        self.cell: Cell = server.spawn(policy, prepared=prepared)
         self.cell.ask("role", module="kernelmill.evaluate.oracle")
         self.declared = self._ask("reference", source=source, suite=suite, name=Path(path).name)
 

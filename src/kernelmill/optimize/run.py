@@ -139,6 +139,7 @@ class Optimization:
         with self.bench.evaluator(self.task) as evaluator:
             graph = self.folder / GRAPH
             if not graph.is_file():
+                evaluator.begin()
                 _write(graph, evaluator.trace(TRACER))
             engine = self._engine(evaluator)
             yield from engine.run()
