@@ -23,6 +23,7 @@ extern "C" double sweep_NAME(uint32_t step, float* where) {
     const float x = from_bits((int32_t)(uint32_t)i), y = vec_NAME(x);
     const double exact = std::NAME((double)x);
     const float rounded = (float)exact;
+    if (x == 0 && std::signbit(y) != std::signbit(exact)) return *where = x, INFINITY;
     if (std::isnan(exact) || std::isinf(rounded) || !std::isfinite(y)) {
       if (std::isnan(exact) ? std::isnan(y) : y == rounded) continue;
       *where = x;

@@ -45,7 +45,7 @@ static inline float vec_expm1(float x) {  // 1.4 ulp
   const int32_t k = (int32_t)((uint32_t)to_bits(t) - 0x4B400000u);
   const float s = from_bits((int32_t)((uint32_t)(k + 126) << 23));  // half of 2^n: 2^128 would overflow too early
   const float y = __builtin_fmaf(p, s, s - 0.5f);
-  return n == 0.0f ? p : y + y;
+  return __builtin_copysignf(n == 0.0f ? p : y + y, x);  // -0 stays -0
 }
 
 //: log bits
@@ -97,7 +97,7 @@ static inline float vec_log1p(float x) {  // 0.8 ulp
   y = __builtin_fmaf(n, 0.693145752f, y);
   y = x == INFINITY ? x : y;
   y = x > -1.0f ? y : NAN;
-  return x == -1.0f ? -INFINITY : y;
+  return __builtin_copysignf(x == -1.0f ? INFINITY : y, x);  // -0 stays -0
 }
 
 //: expm1_small bits
@@ -247,14 +247,14 @@ static inline float vec_pow(float x, float y) {
 
 //: max_nan
 // The larger of two; a NaN wins, as in PyTorch. Two selections: with one over two comparisons, g++ 12 gives up on a
-// chain of them and leaves the loop scalar.
-template <class T> static inline T max_nan(T a, T b) { const T m = a > b ? a : b; return a != a ? a : m; }
+// chain of them and leaves the loop scalar. The test is of b, so that it folds away where b is a literal.
+template <class T> static inline T max_nan(T a, T b) { const T m = a < b ? b : a; return b != b ? b : m; }
 #pragma omp declare reduction(max_nan : float : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
 #pragma omp declare reduction(max_nan : double : omp_out = max_nan(omp_out, omp_in)) initializer(omp_priv = -INFINITY)
 
 //: min_nan
 // The smaller of two; a NaN wins, as in PyTorch.
-template <class T> static inline T min_nan(T a, T b) { const T m = a < b ? a : b; return a != a ? a : m; }
+template <class T> static inline T min_nan(T a, T b) { const T m = a > b ? b : a; return b != b ? b : m; }
 #pragma omp declare reduction(min_nan : float : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 #pragma omp declare reduction(min_nan : double : omp_out = min_nan(omp_out, omp_in)) initializer(omp_priv = INFINITY)
 
@@ -272,13 +272,23 @@ static inline double remainder_floor(double a, double b) { double r = std::fmod(
 template <class T> static inline T remainder_floor(T a, T b) { T r = a % b; return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
 
 //: stream
-// Copy past the cache, where the machine can: for outputs that nobody reads soon.
-static inline void stream_out(float* to, const float* from, int64_t n) {
-  int64_t i = 0;
+// A block of `N` floats is stored past the cache, where the machine can: for outputs that nobody reads soon. A store
+// into the cache would read the line first. `stream_done` makes such stores visible to other threads.
+template <int N> static inline void stream_out(float* to, const float* block) {
 #ifdef __AVX__
-  for (; i < n && ((uintptr_t)(to + i) & 31); i++) to[i] = from[i];
-  for (; i + 8 <= n; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+  if (((uintptr_t)to & 31) == 0) {
+    for (int i = 0; i < N; i += 8) _mm256_stream_ps(to + i, _mm256_load_ps(block + i));
+    return;
+  }
+#endif
+  for (int i = 0; i < N; i++) to[i] = block[i];
+}
+static inline void stream_done() {
+#ifdef __AVX__
   _mm_sfence();
 #endif
-  for (; i < n; i++) to[i] = from[i];
+}
+// Ask for the block of `N` floats that will be read some 2 KiB later.
+template <int N> static inline void fetch_ahead(const float* from) {
+  for (int i = 0; i < N; i += 16) __builtin_prefetch(from + 512 + i);
 }
