@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import Field, ValidationError
 
@@ -155,7 +155,8 @@ def _leaves(model: type[Spec], prefix: tuple[str, ...] = ()) -> Iterator[tuple[s
     """Dotted paths of all settings; a table of free keys is one leaf."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Spec):
+        # Before Python 3.11 `dict[str, Value]` says that it is a class.
+        if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, Spec):
             yield from _leaves(kind, (*prefix, name))
         else:
             yield (*prefix, name)

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import ModuleType
+from types import GenericAlias, ModuleType
 from typing import Generic, TypeVar
 
 from kernelmill.errors import UserError
@@ -52,6 +52,7 @@ class Registry(Generic[T]):
             value
             for value in vars(module).values()
             if inspect.isclass(value)
+            and not isinstance(value, GenericAlias)  # `dict[str, int]` says that it is a class before Python 3.11
             and issubclass(value, self.base)
             and value.__module__ == module.__name__
             and not inspect.isabstract(value)
