@@ -17,9 +17,11 @@ interval is 95 %. "No gain" is an answer too: then the reference stays.
 Next: kernelmill show YOUR_TASK.py; kernelmill optimize YOUR_TASK.py; open the report named above."""
 
 
-@verb("budget.seconds", "measure.threads", "paths.runs")
+@verb(
+    "budget.seconds", "measure.threads", "paths.runs", seconds=f"Wall time to search for, each. [default: {SECONDS:g}]"
+)
 def demo(face: Face) -> int:
-    """Optimize two examples that come with KernelMill: no GPU, no key, no network, under three minutes.
+    """Optimize two examples that come with KernelMill. No GPU, no key, no network; some three minutes.
 
     Exit code: 0 at least one became faster; 1 neither did; 4 no compiler; 5 the machine failed; 130 interrupted.
     """

@@ -7,7 +7,12 @@ from kernelmill.cli._verb import Face, verb
 
 @verb("measure.threads", "paths.runs")
 def doctor(face: Face) -> int:
-    """Say what is here, what is missing, and the line that mends it. Attacks the sandbox to see whether it holds.
+    """Say what is here and what is missing. Names the line that mends it; attacks the sandbox to see whether it holds.
+
+    \b
+    Examples:
+      kernelmill doctor
+      kernelmill doctor -v        every attack, also those that were stopped
 
     Exit code: 0 kernels can be built and judged here; 4 something they need is missing.
     """

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kernelmill.cli._verb import Face, verb
+from kernelmill.cli._verb import TASK_HELP, Face, verb
 
 
 class Depth(str, Enum):
@@ -20,14 +20,24 @@ class Depth(str, Enum):
     promotion = "promotion"
 
 
-@verb("language", "measure.threads")
+@verb("language", "measure.threads", language="What it is written in. [default: as its suffix says]")
 def evaluate(
     face: Face,
-    task: Annotated[Path, typer.Argument(help="Task file: KernelBench's shape, or decorated with kernelmill.task.")],
-    source: Annotated[Path, typer.Argument(help="The kernel.")],
-    level: Annotated[Depth, typer.Option(help="How much is checked and how tightly it is timed.")] = Depth.full,
+    task: Annotated[Path, typer.Argument(metavar="TASK", help=TASK_HELP)],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The kernel: .cpp, or .py with a class ModelNew.")],
+    level: Annotated[
+        Depth,
+        typer.Option(
+            metavar="LEVEL", help="smoke: one case, not timed; screening: quick; full; promotion: held-out shapes too."
+        ),
+    ] = Depth.full,
 ) -> int:
-    """Check and time one kernel: is it right, is it honest, how fast is it?
+    """Check and time one kernel. Is it right, is it honest, how fast is it?
+
+    \b
+    Examples:
+      kernelmill evaluate task.py kernel.cpp
+      kernelmill evaluate task.py model_new.py --level smoke -o json
 
     Exit code: 0 right and not slower than the best baseline; 1 wrong, slower or undecided; 2 the command or the task
     is wrong; 4 no compiler; 5 the machine failed, no verdict; 7 the kernel tampered with the measurement.

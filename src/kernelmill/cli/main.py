@@ -11,10 +11,23 @@ import typer
 import kernelmill
 from kernelmill import cli
 
+EPILOG = """\b
+First steps:
+  kernelmill doctor              what this machine can measure and enforce
+  kernelmill demo                two examples, some three minutes
+  kernelmill optimize TASK.py    a task of yours
+
+Exit codes: 0 done, or a positive verdict; 1 a negative verdict; 2 the command or the task is wrong; 3 a key was
+refused; 4 a tool is missing; 5 the machine failed, no verdict; 6 the budget ended before anything was right;
+7 tampering; 130 interrupted.
+
+Results go to standard output, progress to standard error; `-o json` gives one JSON object.
+"""
+
 app = typer.Typer(
     name="kernelmill",
     help="A slow piece of PyTorch in, a faster kernel that you can believe out.",
-    epilog="First steps: kernelmill doctor; kernelmill demo; kernelmill optimize TASK.py",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Plain text: importing rich for the help costs 0.1 s.

@@ -11,6 +11,8 @@ from kernelmill.cli._verb import Face, verb
 
 app = typer.Typer(help="Runs of this folder: list, show, resume, compare, export.", no_args_is_help=True)
 
+_WHOLE = "Limit for the whole run, what was spent included. [default: as before]"
+
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning of it.")]
 
 
@@ -39,9 +41,17 @@ def show_run(face: Face, run: RunId) -> int:
 
 
 @app.command("resume")
-@verb("budget.trials", "budget.seconds", "paths.runs")
+@verb("budget.trials", "budget.seconds", "paths.runs", trials=_WHOLE, seconds=_WHOLE)
 def resume_run(face: Face, run: RunId) -> int:
-    """Go on with a run that was interrupted, or give a finished one more budget (limits are for the whole run)."""
+    """Go on with a run that was interrupted. Or give a finished one more budget.
+
+    \b
+    Examples:
+      kernelmill runs resume 20261121
+      kernelmill runs resume 20261121 --seconds 600
+
+    Exit code: as that of `kernelmill optimize`.
+    """
     from kernelmill import api
     from kernelmill.cli._live import progress
     from kernelmill.cli._text import run_code, run_data, run_text
@@ -77,9 +87,12 @@ def compare_runs(
 def export_run(
     face: Face,
     run: RunId,
-    to: Annotated[Path | None, typer.Option(help="Folder of the module. [default: best/ of the run]")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the module goes. [default: best/ of the run]", show_default=False),
+    ] = None,
 ) -> int:
-    """Write the best kernel of a run as a drop-in module, and the report again."""
+    """Write the best kernel of a run as a module. And the report again."""
     from kernelmill import api
 
     module = api.export(run, to, config=face.config())
