@@ -20,7 +20,7 @@ BLOCK = 64
 """Elements of a block: 256 bytes; the test of a block costs one comparison per eight lanes."""
 
 STREAM_FROM = 1 << 21
-"""Elements from which an output is streamed by default: 8 MiB, more than a last-level cache shares with a consumer. ReLU
+"""Elements from which an output is streamed by default: 8 MiB, more than a cache keeps for a consumer. ReLU
 over 32 MiB takes 0.75 of the time, over 8 MiB 0.7; below 4 MiB there is nothing to win."""
 
 

@@ -1,4 +1,4 @@
-"""Pools: rows under a window are combined at unit stride, then along the row."""
+"""Pools: rows under a window are combined at unit stride, then along the row; or, channels last, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ TILE = 64
 def knobs(kernel: TemplateKernel) -> tuple[Parameter, ...]:
     """direct: read every window straight from the input instead of combining rows first."""
     deep = kernel.attrs["kernel"][0] * kernel.attrs["kernel"][1] > 1
-    return (choices("direct", (False, True), default=False),) if deep and not any(kernel.attrs["padding"]) else ()
+    possible = deep and not any(kernel.attrs["padding"]) and "channels" not in kernel.attrs
+    return (choices("direct", (False, True), default=False),) if possible else ()
 
 
 def write(kernel: TemplateKernel, setting: Mapping[str, Value], dtype: str) -> tuple[str, set[str]]:
@@ -34,9 +35,12 @@ def write(kernel: TemplateKernel, setting: Mapping[str, Value], dtype: str) -> t
         f"  for (int64_t n = 0; n < {attrs['batch']}; n++)",
         f"  for (int64_t od = 0; od < {out_d}; od++)",
         f"  for (int64_t oh = 0; oh < {out_h}; oh++) {{",
-        f"    {kind}* to = {made} + ((n * {out_d} + od) * {out_h} + oh) * {out_w};",
+        f"    {kind}* to = {made} + ((n * {out_d} + od) * {out_h} + oh) * {out_w * attrs.get('channels', 1)};",
     ]
-    lines += _direct(kernel, kind, read) if setting.get("direct") else _by_rows(kernel, kind, read)
+    if "channels" in attrs:
+        lines += _by_pixels(kernel, kind, read)
+    else:
+        lines += _direct(kernel, kind, read) if setting.get("direct") else _by_rows(kernel, kind, read)
     lines += ["  }", "}"]
     return "\n".join(lines) + "\n", {"max_nan"} if kernel.op == "max" else set()
 
@@ -122,6 +126,39 @@ def _inside(kernel: TemplateKernel) -> list[str]:
         f"      const int64_t left = w * {sw} - {pw}, right = left + {kw};",
         f"      const int64_t inside = std::min<int64_t>(right, {in_w}) - std::max<int64_t>(left, 0);",
     ]
+
+
+def _by_pixels(kernel: TemplateKernel, kind: str, read: str) -> list[str]:
+    """Channels are innermost: an output pixel is a vector that collects those under its window."""
+    attrs, channels = kernel.attrs, kernel.attrs["channels"]
+    size = attrs["size"]
+    counted = kernel.op == "avg" and not attrs["count_include_pad"]
+    lines = [
+        f"    for (int64_t ow = 0; ow < {attrs['out_size'][2]}; ow++, to += {channels}) {{",
+        f"      std::fill_n(to, {channels}, ({kind}){_start(kernel)});",
+        *(["      int64_t inside = 0;"] if counted else []),
+    ]
+    for position, axis in enumerate("dhw"):
+        step, offset, padding = (attrs[k][position] for k in ("stride", "dilation", "padding"))
+        pad = "  " * (3 + position)
+        lines += [
+            f"{pad}for (int64_t k{axis} = 0; k{axis} < {attrs['kernel'][position]}; k{axis}++) {{",
+            f"{pad}  const int64_t {axis} = o{axis} * {step} + k{axis} * {offset} - {padding};",
+            f"{pad}  if ({axis} < 0 || {axis} >= {size[position]}) continue;",
+        ]
+    pixel = f"((n * {size[0]} + d) * {size[1]} + h) * {size[2]} + w"
+    lanes = f"for (int64_t c = 0; c < {channels}; c++)"
+    lines += [
+        *(["            inside++;"] if counted else []),
+        f"            const {kind}* from = {read} + ({pixel}) * {channels};",
+        "            #pragma omp simd",
+        f"            {lanes} {_into(kernel, 'to[c]', 'from[c]')}",
+        *("  " * level + "}" for level in (5, 4, 3)),
+    ]
+    if kernel.op == "avg":
+        divisor = "inside" if counted else attrs["divisor"]
+        lines += ["      #pragma omp simd", f"      {lanes} to[c] /= ({kind}){divisor};"]
+    return [*lines, "    }"]
 
 
 def _direct(kernel: TemplateKernel, kind: str, read: str) -> list[str]:

@@ -20,6 +20,13 @@ def strides_in_order(shape: Sequence[int], order: Sequence[int]) -> Ints:
     return tuple(strides)
 
 
+def is_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a batch of images or volumes is dense with its channels innermost, and not row-major as well."""
+    order = (0, *range(2, len(shape)), 1)
+    dense = len(shape) in (4, 5) and same_strides(shape, strides, strides_in_order(shape, order))
+    return dense and not is_contiguous(shape, strides)
+
+
 def memory_order(shape: Sequence[int], strides: Sequence[int]) -> Ints | None:
     """The dims outermost first if the tensor is dense in memory, else None. Dims of size 1 come where they stand."""
     real = [d for d in range(len(shape)) if shape[d] != 1]

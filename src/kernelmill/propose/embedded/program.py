@@ -11,6 +11,7 @@ from kernelmill.propose.embedded.ir import Graph, Name, Node, Ref
 from kernelmill.propose.embedded.kernels import Buffer, KernelMaker
 from kernelmill.propose.embedded.layout import (
     before_permute,
+    is_channels_last,
     is_contiguous,
     memory_order,
     same_strides,
@@ -207,11 +208,17 @@ class _Planner:
         return Buffer(self._say(f"p{node_id}", f"{source.name}.contiguous()"), contiguous_strides(node.shape))
 
     def _template(self, node: Node, template: Any, attrs: dict[str, Any]) -> None:
-        source, *others = (self._contiguous(i).name for i in node.inputs)
         result = node
         if node.dtype == "tuple":
             result = next(n for n in self.graph.nodes if n.kind == "item" and n.inputs[0] == node.id)
-        buffer = self._allocate(result, contiguous_strides(result.shape))
+        strides, shape = contiguous_strides(result.shape), self.graph.by_id[node.inputs[0]].shape
+        if template == "window" and is_channels_last(shape, self.physical(node.inputs[0]).strides):
+            attrs = {**attrs, "channels": shape[1], "batch": shape[0]}
+            source, others = self.physical(node.inputs[0]).name, list[str]()
+            strides = strides_in_order(result.shape, (0, *range(2, len(shape)), 1))
+        else:
+            source, *others = (self._contiguous(i).name for i in node.inputs)
+        buffer = self._allocate(result, strides)
         self.known[result.id] = buffer
         op = attrs.pop("op", node.op.removeprefix("aten.").split(".")[0])
         name = self._kernel_name()
