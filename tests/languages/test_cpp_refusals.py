@@ -13,10 +13,10 @@ from kernelmill.languages._compile import Limits
 from kernelmill.languages._launch import parse
 from kernelmill.languages._scan import check_source, exported, labels, parameters
 from kernelmill.languages.cpp import Cpp
+from kernelmill.sandboxes import OFF, choose
 from kernelmill.schema import Candidate
 from kernelmill.testing.language import SIGNATURE
 
-from .conftest import Open
 from .sources import LINEAR, LINEAR_SOURCE, RELU, RELU_SOURCE, build, refusal
 
 
@@ -115,7 +115,7 @@ def test_a_directive_inside_a_literal_or_comment_is_just_text(cpp: Cpp) -> None:
 
 
 def test_a_compile_bomb_ends_in_time(cache: Path) -> None:
-    impatient = Cpp(cache, sandbox=Open(), limits=Limits(seconds=1.0))
+    impatient = Cpp(cache, sandbox=choose(OFF), limits=Limits(seconds=1.0))
     impatient.build(Candidate(language="cpp", source=RELU_SOURCE), RELU)
     bomb = (
         "template<int A, int B> struct F { static constexpr long v = F<A-1, B*2>::v + F<A-1, B*2+1>::v; };\n"
@@ -127,14 +127,16 @@ def test_a_compile_bomb_ends_in_time(cache: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_a_toolchain_error_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    blocked = Cpp(tmp_path / "file", sandbox=Open())
+    blocked = Cpp(tmp_path / "file", sandbox=choose(OFF))
     with pytest.raises(ToolchainError, match="choose another folder"):
         blocked.build(Candidate(language="cpp", source=RELU_SOURCE), RELU)
 
 
 def test_a_missing_compiler_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match=r"no nosuch\+\+ on the PATH; install g\+\+ 9 or newer"):
-        Cpp(tmp_path, compiler="nosuch++", sandbox=Open()).build(Candidate(language="cpp", source=RELU_SOURCE), RELU)
+        Cpp(tmp_path, compiler="nosuch++", sandbox=choose(OFF)).build(
+            Candidate(language="cpp", source=RELU_SOURCE), RELU
+        )
 
 
 def test_an_old_compiler_says_which_version_it_is(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_an_old_compiler_says_which_version_it_is(tmp_path: Path) -> None:
     old.write_text("#!/bin/sh\necho 'g++ (Debian 8.3.0-6) 8.3.0'\n")
     old.chmod(0o755)
     with pytest.raises(ToolchainError, match=r"is g\+\+ 8\.3\.0; the oldest that works is 9"):
-        Cpp(tmp_path / "cache", compiler=str(old), sandbox=Open()).build(
+        Cpp(tmp_path / "cache", compiler=str(old), sandbox=choose(OFF)).build(
             Candidate(language="cpp", source=RELU_SOURCE), RELU
         )
 

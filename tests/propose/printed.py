@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,16 @@ from kernelmill.propose.embedded.ir import Graph
 from kernelmill.propose.embedded.printer import FILE, kernels
 from kernelmill.propose.embedded.render import default_genome, program_of, render
 from kernelmill.propose.embedded.tracing import trace
-from kernelmill.sandboxes._base import Policy, Sandbox
+from kernelmill.sandboxes import OFF, choose
 from kernelmill.schema import Candidate, Scalar, Signature, TensorSpec, Value
-
-
-class Open(Sandbox):
-    """Confines nothing: what is tested here is the text."""
-
-    @classmethod
-    def missing(cls) -> str | None:
-        return None
-
-    def command(self, argv: Sequence[str], policy: Policy) -> list[str]:
-        return list(argv)
-
-    def label(self) -> str:
-        return "open"
 
 
 @cache
 def language() -> Cpp:
-    """One cache for all tests, so that the header is precompiled once."""
+    """One cache for all tests, so that the header is precompiled once; no sandbox: what is tested is the text."""
     if reason := Cpp.missing():
         pytest.skip(reason)
-    return Cpp(Path(tempfile.mkdtemp(prefix="kernelmill-test-")), sandbox=Open())
+    return Cpp(Path(tempfile.mkdtemp(prefix="kernelmill-test-")), sandbox=choose(OFF))
 
 
 class Apply(torch.nn.Module):
