@@ -13,7 +13,7 @@ import pytest
 import kernelmill
 from kernelmill import api
 from kernelmill.config import MeasureConfig, PathsConfig, RunConfig
-from kernelmill.errors import TaskError, UserError
+from kernelmill.errors import TaskError, ToolchainError, UserError
 from kernelmill.evaluate.cells import Server
 from kernelmill.evaluate.pipeline import Evaluator
 from kernelmill.optimize.workbench import Workbench
@@ -246,6 +246,12 @@ def test_a_run_s_beginning_must_name_one_run(monkeypatch: pytest.MonkeyPatch, ta
     runs = [api.optimize(task, config=tiny) for _ in range(2)]
     with pytest.raises(UserError, match="beginning of 2 runs"):
         api.load_run(runs[0].info.id[:4], config)
+
+
+def test_without_torch_the_verbs_say_what_to_install(monkeypatch: pytest.MonkeyPatch, config: RunConfig) -> None:
+    monkeypatch.setattr("kernelmill.optimize.workbench.find_spec", lambda name: None)
+    with pytest.raises(ToolchainError, match=r"pip install 'kernelmill\[torch\]'"):
+        api.show("task.py", config=config)
 
 
 def test_an_unknown_searcher_is_refused_before_anything_is_measured(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -78,7 +79,9 @@ class Workbench:
 
     @cached_property
     def server(self) -> Server:
-        """The warm server; it takes a second or two to start."""
+        """The warm server; it takes a second or two to start. Raises ToolchainError where there is no torch."""
+        if find_spec("torch") is None:
+            raise ToolchainError("torch is not installed, and tasks are written in it: pip install 'kernelmill[torch]'")
         return Server(self.cells)
 
     @cached_property
