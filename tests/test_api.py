@@ -249,7 +249,7 @@ def test_a_run_s_beginning_must_name_one_run(monkeypatch: pytest.MonkeyPatch, ta
 
 
 def test_without_torch_the_verbs_say_what_to_install(monkeypatch: pytest.MonkeyPatch, config: RunConfig) -> None:
-    monkeypatch.setattr("kernelmill.optimize.workbench.find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules[Workbench.__module__], "find_spec", lambda name: None)
     with pytest.raises(ToolchainError, match=r"pip install 'kernelmill\[torch\]'"):
         api.show("task.py", config=config)
 
