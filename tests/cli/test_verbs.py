@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kernelmill import api
-from kernelmill.cli._verb import plugin_names
+from kernelmill.cli._text import brief
+from kernelmill.cli._verb import _others_add_plugins, plugin_names
 from kernelmill.cli.main import app
 from kernelmill.errors import CredentialsError, InfraError, TaskError, ToolchainError
 from kernelmill.export.record import Run
@@ -240,3 +241,45 @@ def test_the_version_is_the_package_s() -> None:
     import kernelmill
 
     assert run("--version").stdout.strip() == f"kernelmill {kernelmill.__version__}"
+
+
+def test_paths_are_shown_as_short_as_they_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert brief(here / ".kernelmill" / "report.html") == ".kernelmill/report.html"
+    assert brief(Path("x.py")) == "x.py"
+    assert brief(tmp_path / "venv" / "x.py") == "~/venv/x.py"
+    assert brief(Path("/usr/share/x.py")) == "/usr/share/x.py"
+
+
+@pytest.mark.parametrize("words", [(), ("optimize",), ("evaluate",), ("demo",), ("doctor",), ("show",)])
+def test_help_says_the_exit_codes_and_fits_a_narrow_terminal(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(*words, "--help").stdout
+    assert re.search("Exit codes?: 0", text)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.split("Commands:")[-1]  # no command's line is cut off
+
+
+@pytest.mark.parametrize("flag", ["searcher", "operator", "language"])
+def test_the_shell_completes_the_names_of_plugins(flag: str) -> None:
+    words = {"_KERNELMILL_COMPLETE": "complete_bash", "COMP_WORDS": f"kernelmill optimize --{flag} ", "COMP_CWORD": "3"}
+    offered = CliRunner().invoke(app, [], env=words, prog_name="kernelmill").stdout.split()
+    package = {"searcher": "search", "operator": "propose", "language": "languages"}[flag]
+    assert offered == plugin_names(f"kernelmill.{package}")
+
+
+def test_the_plugins_of_another_distribution_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = tmp_path / "site" / "other-1.0.dist-info"
+    added.mkdir(parents=True)
+    (added / "METADATA").write_text("Name: other\nVersion: 1.0\n")
+    (added / "entry_points.txt").write_text("[kernelmill.search]\nannealing = other:Annealing\n")
+    _others_add_plugins.cache_clear()
+    assert "annealing" not in plugin_names("kernelmill.search")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    _others_add_plugins.cache_clear()
+    assert "annealing" in plugin_names("kernelmill.search")
+    _others_add_plugins.cache_clear()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os.path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kernelmill.errors import BudgetError, InfraError
@@ -85,7 +87,7 @@ def _conditions(found: Passed) -> list[str]:
 def card_text(card: Card) -> str:
     """A task for people."""
     task = card.task
-    lines = [f"{task.name} ({task.suite}, {task.path})"]
+    lines = [f"{task.name} ({task.suite}, {brief(Path(task.path))})"]
     if task.doc:
         lines += ["", *(f"  {line}".rstrip() for line in task.doc.splitlines())]
     for workload in card.workloads:
@@ -173,9 +175,9 @@ def run_text(run: Run) -> str:
         lines.append(f"  held: {len(run.evaluation.held_out)} held-out cases, fresh process, fresh seed")
     lines.append(f"  stopped: {run.stopped or 'it was cut off'}")
     if run.module:
-        lines.append(f"  module: {run.module}")
+        lines.append(f"  module: {brief(run.module)}")
     if run.report.is_file():
-        lines.append(f"  report: {run.report}")
+        lines.append(f"  report: {brief(run.report)}")
     if run.interrupted:
         lines.append(f"  go on: kernelmill runs resume {run.info.id}")
     return "\n".join(lines)
@@ -270,6 +272,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     )
+
+
+def brief(path: Path) -> str:
+    """A path as short as it can be typed here: relative in this folder, with `~` in the home folder."""
+    whole = path.absolute()
+    for folder, prefix in ((Path.cwd(), ""), (Path(os.path.expanduser("~")), "~/")):
+        if whole.is_relative_to(folder):
+            return f"{prefix}{whole.relative_to(folder)}"
+    return str(whole)
 
 
 def size(count: int) -> str:

@@ -10,11 +10,15 @@ SECONDS = 30.0
 EXAMPLES = ("row_argmax.py", "rmsnorm_swiglu.py")
 
 CLOSING = """
-What this means: each kernel was compared with an fp64 reference that it never saw, on fresh data in every timed call,
-in a sandbox, against eager and torch.compile in turn; then once more in a fresh process on held-out inputs. The
-interval is 95 %. "No gain" is an answer too: then the reference stays.
+What this means: each kernel was compared with an fp64 reference that it never
+saw, on fresh data in every timed call, in a sandbox, against eager and
+torch.compile in turn; then once more in a fresh process on held-out inputs.
+The interval is 95 %. "No gain" is an answer too: then the reference stays.
 
-Next: kernelmill show YOUR_TASK.py; kernelmill optimize YOUR_TASK.py; open the report named above."""
+Next:
+  kernelmill show YOUR_TASK.py        what it computes, moves and allows
+  kernelmill optimize YOUR_TASK.py
+  kernelmill runs list                these runs; the reports are named above"""
 
 
 @verb(
@@ -27,7 +31,7 @@ def demo(face: Face) -> int:
     """
     from kernelmill import api
     from kernelmill.cli._live import progress
-    from kernelmill.cli._text import INTERRUPTED, NEGATIVE, run_code, run_data, run_text
+    from kernelmill.cli._text import INTERRUPTED, NEGATIVE, brief, run_code, run_data, run_text
     from kernelmill.schema import BudgetLimits
 
     config = face.config().model_copy(
@@ -36,7 +40,7 @@ def demo(face: Face) -> int:
     found = []
     for name in EXAMPLES:
         path = api.examples() / name
-        face.note(f"\nkernelmill optimize {path}")
+        face.note(f"\n$ kernelmill optimize {brief(path)} --seconds {config.budget.seconds:g}")
         with progress(face, config.budget) as on_event:
             run = api.optimize(path, config=config, on_event=on_event)
         face.note(run_text(run))
