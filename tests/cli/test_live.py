@@ -101,6 +101,16 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[1;36m" not in drawn.getvalue()
 
 
+def test_a_long_value_is_cut_and_its_label_is_not() -> None:
+    shown = board()
+    shown.apply(Closed(request="r0", error="no move is left " * 20))
+    drawn = io.StringIO()
+    Console(file=drawn, width=80).print(shown)
+    lines = drawn.getvalue().splitlines()
+    assert [line[:14].strip() for line in lines] == [label for label, _ in shown.summary()]
+    assert max(map(len, lines)) <= 80
+
+
 def test_quiet_shows_nothing() -> None:
     with progress(Face(quiet=True), BudgetLimits(seconds=60)) as on_event:
         assert on_event is None

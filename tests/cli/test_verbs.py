@@ -243,6 +243,26 @@ def test_the_version_is_the_package_s() -> None:
     assert run("--version").stdout.strip() == f"kernelmill {kernelmill.__version__}"
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [
+        ([told(story(passed(1.0))), told(story(passed(2.0)), KERNEL, passed(2.0))], 0),
+        ([told(story(Inconclusive(reason="noise"))), told(story(passed(1.0)))], 1),
+        ([told(story(Inconclusive(reason="noise")))] * 2, 5),
+    ],
+)
+def test_the_demo_ends_with_the_better_of_its_results(
+    monkeypatch: pytest.MonkeyPatch, outcomes: list[Run], code: int
+) -> None:
+    left = iter(outcomes)
+    monkeypatch.setattr(api, "optimize", lambda *given, **named: next(left))
+    result = run("demo", "--seconds", "3")
+    assert result.exit_code == code
+    assert "row_argmax.py --seconds 3" in result.stderr
+    assert all(outcome.headline in result.stdout for outcome in outcomes)
+    assert max(len(line) for line in result.stdout[result.stdout.index("What this") :].splitlines()) <= 80
+
+
 def test_paths_are_shown_as_short_as_they_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here"
     here.mkdir()

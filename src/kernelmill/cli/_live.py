@@ -133,10 +133,12 @@ class Board:
         return ", ".join(parts)
 
     def __rich__(self) -> Table:
+        rows = self.summary()
         grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="bold cyan", no_wrap=True)
+        # Without a least width rich cuts the labels as well, where a value is longer than the line.
+        grid.add_column(style="bold cyan", no_wrap=True, min_width=max(len(label) for label, _ in rows))
         grid.add_column(overflow="ellipsis", no_wrap=True)
-        for label, value in self.summary():
+        for label, value in rows:
             grid.add_row(label, Text(value, style="red" if label == "last failure" else ""))
         return grid
 
