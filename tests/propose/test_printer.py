@@ -88,7 +88,7 @@ KNOBS: list[tuple[str, dict[str, Any]]] = [
     ("softmax", {"onepass": True, "chunk": 256}),
     ("column_statistics", {"lanes": 16, "reciprocal": False}),
     ("long_columns", {"split": True, "lanes": 16}),
-    ("batch_statistics", {"chunk": 256}),
+    ("batch_statistics", {"lanes": 16}),
     ("frobenius", {"split": False}),
     ("frobenius", {"split": True, "chunk": 256}),
     ("bias_gelu", {"chunk": 1024, "stream": True, "unroll": True}),

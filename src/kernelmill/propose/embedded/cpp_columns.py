@@ -17,7 +17,8 @@ from kernelmill.propose.embedded.cpp_loops import (
     sizes,
 )
 from kernelmill.propose.embedded.cpp_ops import COMPUTE
-from kernelmill.propose.embedded.cpp_rows import kernel_sweep, total_type
+from kernelmill.propose.embedded.cpp_row_knobs import kernel_sweep
+from kernelmill.propose.embedded.cpp_rows import total_type
 from kernelmill.propose.embedded.cpp_scope import Body, Scope, refs, signature
 from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, LoopAxis, Operand
 from kernelmill.schema import Parameter, Value

@@ -17,13 +17,21 @@ def header(axis: LoopAxis) -> str:
     return f"for (int64_t {axis.name} = 0; {axis.name} < {axis.extent}; {axis.name}++)"
 
 
-def parallel(scope: Scope, axes: list[LoopAxis], extra: str = "") -> Scope:
-    """A parallel loop nest over some axes, plus a last loop header that the caller wrote itself."""
+def region(scope: Scope) -> Scope:
+    """A block that every thread of a team runs."""
+    return scope.block(["#pragma omp parallel", ""])
+
+
+def parallel(scope: Scope, axes: list[LoopAxis], extra: str = "", *, inside: bool = False) -> Scope:
+    """A parallel loop nest over some axes, plus a last loop header that the caller wrote itself.
+
+    With `inside`, it is shared by the team of the region that it is in.
+    """
     headers = [header(a) for a in axes] + ([extra] if extra else [])
     if not headers:
         return scope
     collapse = f" collapse({len(headers)})" if len(headers) > 1 else ""
-    pragma = f"#pragma omp parallel for{collapse} schedule(static)"
+    pragma = f"#pragma omp {'' if inside else 'parallel '}for{collapse} schedule(static)"
     return scope.block([pragma, *headers], [a.name for a in axes])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kernelmill.propose.embedded.cpp_lanes import Part, Sweep
 from kernelmill.propose.embedded.cpp_loops import reduced
 from kernelmill.propose.embedded.cpp_ops import COMPUTE
 from kernelmill.propose.embedded.cpp_scope import Body, Scope
@@ -55,30 +56,23 @@ class Pair:
         if self.kind == "moments":
             scope.line(f"double count{self.second.node} = 0;")
 
-    def merge(self, nest: Scope, inner: LoopAxis, bounds: tuple[str, str]) -> None:
-        """Go over the chunk again, now that it is in the nearest cache, and merge it into the row."""
-        node, part = self.second.node, f"part{self.second.node}"
+    def merge(self, nest: Scope, part: Part) -> None:
+        """Go over the part of the row again, now that it is in the nearest cache, and merge it into the row."""
+        node, (first, last) = self.second.node, part.bounds
         if self.kind == "moments":
-            nest.line(f"const float mean{node} = part{self.first} / (float)({bounds[1]} - {bounds[0]});")
+            nest.line(f"const float mean{node} = part{self.first} / (float)({last} - {first});")
         else:
             nest.body.use(("max_nan", "exp"))
             nest.line(f"const float top{node} = max_nan(total{self.first}, part{self.first});")
             nest.line(f"const float shift{node} = top{node} == -INFINITY ? 0.0f : top{node};")
-        nest.line(f"float {part} = 0;")
-        loop = nest.block(
-            [
-                f"#pragma omp simd reduction(+:{part})",
-                f"for (int64_t {inner.name} = {bounds[0]}; {inner.name} < {bounds[1]}; {inner.name}++)",
-            ],
-            [inner.name],
-        )
-        text = loop.argument(self.value, "float32")
+        sweep = Sweep(nest, Part(part.bounds, [self.second], lanes=part.lanes))
+        text = sweep.loop.argument(self.value, "float32")
         if self.kind == "moments":
-            loop.line(f"{part} += ({text} - mean{node}) * ({text} - mean{node});")
+            sweep.take(self.second, f"({text} - mean{node}) * ({text} - mean{node})")
         else:
-            loop.line(f"{part} += vec_exp({text} - shift{node});")
-        loop.close()
-        for line in self._merging(bounds):
+            sweep.take(self.second, f"vec_exp({text} - shift{node})")
+        sweep.finish()
+        for line in self._merging(part.bounds):
             nest.line(line)
 
     def _merging(self, bounds: tuple[str, str]) -> list[str]:

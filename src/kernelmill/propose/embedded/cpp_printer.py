@@ -124,10 +124,11 @@ def _comment(kernel: FusedKernel) -> list[str]:
 
 @cache
 def _sections() -> dict[str, tuple[tuple[str, ...], str]]:
-    """Name -> (sections it needs, text) of the math header."""
-    text = files("kernelmill.propose.embedded").joinpath("kernel_math.h").read_text()
+    """Name -> (sections it needs, text) of the headers."""
+    folder = files("kernelmill.propose.embedded")
+    texts = [folder.joinpath(name).read_text() for name in ("kernel_math.h", "kernel_rows.h")]
     found = {}
-    for piece in re.split(r"^//: ", text, flags=re.MULTILINE)[1:]:
+    for piece in [piece for text in texts for piece in re.split(r"^//: ", text, flags=re.MULTILINE)[1:]]:
         head, _, rest = piece.partition("\n")
         name, *needs = head.split()
         found[name] = (tuple(needs), rest.rstrip() + "\n")
@@ -135,7 +136,7 @@ def _sections() -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def math_sections(names: Iterable[str]) -> list[str]:
-    """The text of the named sections of `kernel_math.h` and of those they need, in the header's order.
+    """The text of the named sections of our headers and of those they need, in the order of the headers.
 
     Raises:
         KeyError: There is no section of that name.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kernelmill.propose.embedded.cpp_elementwise import store
+from kernelmill.propose.embedded.cpp_lanes import Part, Sweep, fitting
 from kernelmill.propose.embedded.cpp_loops import (
-    choices,
-    clause,
     combine,
     extent,
     header,
@@ -16,66 +15,23 @@ from kernelmill.propose.embedded.cpp_loops import (
     kept,
     parallel,
     reduced,
+    region,
     serial,
-    sizes,
 )
-from kernelmill.propose.embedded.cpp_ops import COMPUTE, HEAVY
+from kernelmill.propose.embedded.cpp_ops import COMPUTE
 from kernelmill.propose.embedded.cpp_patterns import Pair, first_index, pairs, selection, write_first, write_selection
-from kernelmill.propose.embedded.cpp_scope import Body, Scope, refs, signature
-from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, LoopAxis, Operand
-from kernelmill.schema import Parameter, Value
+from kernelmill.propose.embedded.cpp_row_knobs import fetchable, heavy, kernel_sweep, knobs, streamable
+from kernelmill.propose.embedded.cpp_scope import Body, Scope, pointer, signature
+from kernelmill.propose.embedded.plan import KernelValue, LoopAxis, Operand
+from kernelmill.schema import Value
+
+__all__ = ["knobs", "total_type", "write"]
 
 STACK_ELEMENTS = 8192
 """Longest row kept in a buffer on the stack: 32 KiB of floats, the size of a first-level cache."""
 
-
-def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
-    """chunk: elements summed in single precision before they meet in double; keep: store costly values of one sweep
-    for the next; onepass: mean and variance, or maximum and sum of exponentials, in one sweep; split: how a long row
-    is shared by the threads; reciprocal: multiply instead of divide."""
-    body = Body(kernel)
-    length = reduced(kernel)[-1].extent
-    found = [sizes("chunk", (256, 1024, 4096, 16384), 1024, length)]
-    if heavy(body):
-        found.append(choices("keep", (True, False), default=True))
-    if pairs(body):
-        # Twice the exponentials cost more than a sweep saves: softmax over 393216, 16.0 ms in three sweeps, 21 in two.
-        moments = any(p.kind == "moments" for p in pairs(body).values())
-        found.append(choices("onepass", (False, True), default=moments and extent(reduced(kernel)) > 65536))
-    if any(v.op == "div" for v in kernel.values):
-        found.append(choices("reciprocal", (True, False), default=True))
-    if length >= 4096:
-        few = extent(kept(kernel)) < 32 and extent(reduced(kernel)) >= 65536
-        found.append(choices("split", (False, True), default=few))
-    return tuple(found)
-
-
-def heavy(body: Body) -> dict[int, int]:
-    """Costly values that several sweeps need -> the first of these sweeps."""
-    found: dict[int, int] = {}
-    for value in body.values.values():
-        if value.kind == "pointwise" and value.op in HEAVY and value.full and COMPUTE[value.dtype] == "float":
-            sweeps = _sweeps_using(body.kernel, value)
-            if len(sweeps) > 1:
-                found[value.node] = min(sweeps)
-    return found
-
-
-def _sweeps_using(kernel: FusedKernel, wanted: KernelValue) -> set[int]:
-    reached, sweeps = {wanted.node}, set()
-    for value in kernel.values:
-        if any(r.node in reached for r in refs(value)):
-            if value.kind == "reduce":
-                sweeps.add(value.stage)
-            elif value.full:
-                reached.add(value.node)
-    sweeps |= {kernel_sweep(kernel, o) for o in kernel.stores if o.node in reached}
-    return sweeps
-
-
-def kernel_sweep(kernel: FusedKernel, operand: Operand) -> int:
-    """The sweep that stores a full output: the first in which all it needs is known."""
-    return {v.node: v.stage for v in kernel.values}[operand.node] + 1
+LINE = 16
+"""Floats in a cache line."""
 
 
 @dataclass
@@ -93,6 +49,8 @@ class _Row:
     """Those that a finished sweep has left."""
     merged: dict[int, Pair] = field(default_factory=dict)
     """Reductions that share the sweep of their partner."""
+    streamed: list[Operand] = field(default_factory=list)
+    """Outputs that are written past the cache."""
 
     @property
     def split(self) -> bool:
@@ -102,6 +60,10 @@ class _Row:
     def chunk(self) -> int:
         return int(self.setting["chunk"])
 
+    @property
+    def lanes(self) -> int:
+        return int(self.setting.get("lanes", 0))
+
 
 def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     """The text of the kernel."""
@@ -109,29 +71,40 @@ def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     function = Scope(body)
     outer = function.block([signature(kernel)])
     split = bool(setting.get("split"))
-    scope = serial(outer, kept(kernel)) if split else parallel(outer, kept(kernel))
-    row = _Row(body, scope, setting)
-    if setting.get("keep") and not split:
-        _place_kept(row)
+    row = _Row(body, outer, setting)
+    inner = reduced(kernel)[-1]
+    if setting.get("stream") and not split and fitting(row.lanes, inner, ()):
+        row.streamed = streamable(kernel)
+    team = region(outer) if row.streamed else outer
+    row.scope = serial(outer, kept(kernel)) if split else parallel(team, kept(kernel), inside=bool(row.streamed))
     if setting.get("onepass") and not split:
         row.merged = pairs(body)
+    if setting.get("keep") and not split:
+        _place_kept(row)
     for sweep in range(1, kernel.stages + 2):
         _sweep(row, sweep)
-    store(scope, [o for o in kernel.stores if not o.full])
+    store(row.scope, [o for o in kernel.stores if not o.full])
+    if row.streamed:
+        row.scope.close()
+        team.line("stream_end();")
     return function.text()
 
 
 def _place_kept(row: _Row) -> None:
-    """Give every costly value a place: the row of an output that is written later, else the stack."""
+    """Give every costly value a place: the stack where it goes with streaming, the row of an output that is written
+    later, else the stack."""
     kernel = row.body.kernel
     axes = reduced(kernel)
+    short = extent(axes) <= STACK_ELEMENTS
     free = [o for o in kernel.stores if o.full and o.dtype == "float32" and o.strides[-1] == 1]
-    for node, first in heavy(row.body).items():
+    free = [o for o in free if not (short and o in row.streamed)]
+    for node, first in heavy(row.body, row.merged).items():
         home = next((o for o in free if kernel_sweep(kernel, o) > first), None)
         if home is not None:
             free.remove(home)
             row.kept_in[node] = row.body.element(home)
-        elif extent(axes) <= STACK_ELEMENTS:
+            row.streamed = [o for o in row.streamed if o is not home]
+        elif short:
             row.scope.line(f"alignas(64) float row{node}[{extent(axes)}];")
             row.kept_in[node] = f"row{node}[{_flat(axes)}]"
 
@@ -144,16 +117,40 @@ def _flat(axes: list[LoopAxis]) -> str:
     return " + ".join(terms)
 
 
-def _sweep(row: _Row, sweep: int) -> None:
+def _of_sweep(row: _Row, sweep: int) -> tuple[list[KernelValue], list[Operand]]:
+    """The reductions and the outputs that are looped for in a sweep."""
     kernel = row.body.kernel
-    reductions = [v for v in kernel.values if v.kind == "reduce" and v.stage == sweep]
-    reductions = [v for v in reductions if v.node not in row.merged and not _special(row, v)]
-    stores = [o for o in kernel.stores if o.full and kernel_sweep(kernel, o) == sweep]
+    reductions = [v for v in kernel.values if v.kind == "reduce" and v.stage == sweep and v.node not in row.merged]
+    return reductions, [o for o in kernel.stores if o.full and kernel_sweep(kernel, o) == sweep]
+
+
+def _sweep(row: _Row, sweep: int) -> None:
+    reductions, stores = _of_sweep(row, sweep)
+    reductions = [v for v in reductions if not _special(row, v)]
     if reductions:
-        _reduce(row, reductions, stores)
+        _reduce(row, reductions, stores, _fetched(row, sweep))
     elif stores:
-        _store_only(row, stores)
+        _store_only(row, stores, _fetched(row, sweep))
     row.written |= row.left
+
+
+def _fetched(row: _Row, sweep: int) -> list[str]:
+    """Statements that fetch the next row, block by block; all sweeps but the first, which reads memory itself, share
+    its cache lines."""
+    kernel = row.body.kernel
+    sweeps = [s for s in range(1, kernel.stages + 2) if any(_of_sweep(row, s))]
+    lines = max(1, row.lanes // LINE)
+    if not row.setting.get("ahead") or sweep == sweeps[0]:
+        return []
+    before, turns = sweeps.index(sweep) - 1, len(sweeps) - 1
+    found = []
+    for operand in fetchable(kernel):
+        start = row.body.index((*operand.strides[:-1], 0))
+        step = operand.strides[kernel.axes.index(kept(kernel)[-1])]
+        mine = range(lines * before // turns, lines * (before + 1) // turns)
+        place = f"{pointer(operand.buffer)} + {start} + at"
+        found += [f"__builtin_prefetch({place} + {step + line * LINE});" for line in mine]
+    return found
 
 
 def _special(row: _Row, value: KernelValue) -> bool:
@@ -169,17 +166,22 @@ def _special(row: _Row, value: KernelValue) -> bool:
     return False
 
 
-def _store_only(row: _Row, stores: list[Operand]) -> None:
+def _store_only(row: _Row, stores: list[Operand], fetched: list[str]) -> None:
     *around, inner = reduced(row.body.kernel)
-    if row.split:
-        pragma = f"#pragma omp parallel for simd collapse({len(around) + 1}) schedule(static)".replace(
-            " collapse(1)", ""
-        )
-        loop = row.scope.block([pragma, *(header(a) for a in [*around, inner])], [a.name for a in [*around, inner]])
+    if not row.split:
+        nest = serial(row.scope, around)
+        lanes = fitting(row.lanes, inner, ())
+        whole = inner.extent - (inner.extent % lanes if lanes else 0)
+        streamed = [o for o in stores if o in row.streamed]
+        _part(row, nest, Part(("0", str(whole)), (), stores, streamed, fetched, lanes))
+        if whole < inner.extent:
+            _part(row, nest, Part((str(whole), str(inner.extent)), (), stores))
     else:
-        loop = serial(row.scope, around).block(["#pragma omp simd", header(inner)], [inner.name])
-    _enter_kept(row, loop)
-    store(loop, stores)
+        collapse = f" collapse({len(around) + 1})" if around else ""
+        pragma = f"#pragma omp parallel for simd{collapse} schedule(static)"
+        loop = row.scope.block([pragma, *(header(a) for a in [*around, inner])], [a.name for a in [*around, inner]])
+        _enter_kept(row, loop)
+        store(loop, stores)
     _close(row.scope)
 
 
@@ -203,63 +205,73 @@ def _close(scope: Scope) -> None:
         last.close()
 
 
-def _reduce(row: _Row, reductions: list[KernelValue], stores: list[Operand]) -> None:
-    """One sweep over the row: lanes of float inside a chunk, double between chunks."""
+def _reduce(row: _Row, reductions: list[KernelValue], stores: list[Operand], fetched: list[str]) -> None:
+    """One sweep over the row: float inside a chunk, double between chunks."""
     if row.split:
         _reduce_split(row, reductions, stores)
         return
     *around, inner = reduced(row.body.kernel)
     scope, chunk = row.scope, row.chunk
     second = [p for p in row.merged.values() if p.first in {v.node for v in reductions}]
-    single = not around and chunk >= inner.extent and not second
+    lanes = fitting(row.lanes, inner, reductions)
+    whole = inner.extent - (inner.extent % lanes if lanes else 0)
+    single = not around and chunk >= inner.extent == whole and not second
     for value in reductions if not single else []:
         scope.line(f"{total_type(value)} total{value.node} = {identity(value)};")
     for pair in second:
         pair.open(scope)
     nest = serial(scope, around)
-    bounds = ("0", str(inner.extent))
-    if chunk < inner.extent:
-        nest = nest.block([f"for (int64_t begin = 0; begin < {inner.extent}; begin += {chunk})"])
-        nest.line(f"const int64_t end = std::min<int64_t>(begin + {chunk}, {inner.extent});")
-        bounds = ("begin", "end")
-    _simd_part(row, nest, bounds, reductions, stores)
-    for pair in second:
-        pair.merge(nest, inner, bounds)
+    streamed = [o for o in stores if o in row.streamed]
+    part = Part(("0", str(whole)), reductions, stores, streamed, fetched, lanes)
+    inside = nest
+    if chunk < whole:
+        inside = nest.block([f"for (int64_t begin = 0; begin < {whole}; begin += {chunk})"])
+        inside.line(f"const int64_t end = std::min<int64_t>(begin + {chunk}, {whole});")
+        part = replace(part, bounds=("begin", "end"))
+    elif not single:
+        inside = nest.block([""])
+    _part(row, inside, part)
     if single:
         scope.known |= {v.node: f"part{v.node}" for v in reductions}
-    else:
-        _meet(scope, nest, reductions)
+        return
+    _merge(inside, part, second)
+    if whole < inner.extent:
+        rest = nest.block([""])
+        last = Part((str(whole), str(inner.extent)), reductions, stores)
+        _part(row, rest, last)
+        _merge(rest, last, second)
+    _close(scope)
+    _name_results(scope, reductions)
     for pair in second:
         pair.finish(scope)
 
 
-def _meet(scope: Scope, nest: Scope, reductions: list[KernelValue]) -> None:
-    """Add the partial results of a chunk to those of the row; behind the loops, name the results."""
-    for value in reductions:
-        nest.line(combine(nest, value, f"total{value.node}", f"part{value.node}"))
-    _close(scope)
+def _merge(inside: Scope, part: Part, second: list[Pair]) -> None:
+    """Add the partial results of a part of the row to those of the row."""
+    for pair in second:
+        pair.merge(inside, part)
+    for value in part.reductions:
+        inside.line(combine(inside, value, f"total{value.node}", f"part{value.node}"))
+    inside.close()
+
+
+def _name_results(scope: Scope, reductions: list[KernelValue]) -> None:
     for value in reductions:
         kind = COMPUTE[value.dtype]
         scope.line(f"const {kind} v{value.node} = ({kind})total{value.node};")
         scope.known[value.node] = f"v{value.node}"
 
 
-def _simd_part(
-    row: _Row, nest: Scope, bounds: tuple[str, str], reductions: list[KernelValue], stores: list[Operand]
-) -> None:
-    inner = reduced(row.body.kernel)[-1]
-    for value in reductions:
-        nest.line(f"{COMPUTE[value.dtype]} part{value.node} = {identity(value)};")
-    pragma = "#pragma omp simd " + " ".join(clause(v, f"part{v.node}") for v in reductions)
-    name = inner.name
-    loop = nest.block([pragma, f"for (int64_t {name} = {bounds[0]}; {name} < {bounds[1]}; {name}++)"], [name])
-    _enter_kept(row, loop)
-    for value in reductions:
-        text = loop.argument(value.args[0], value.dtype)
-        loop.line(combine(loop, value, f"part{value.node}", text))
-    store(loop, stores)
-    _leave_kept(row, loop)
-    loop.close()
+def _part(row: _Row, nest: Scope, part: Part) -> None:
+    """Loop over a part of the row."""
+    sweep = Sweep(nest, part)
+    _enter_kept(row, sweep.loop)
+    for value in part.reductions:
+        sweep.take(value, sweep.loop.argument(value.args[0], value.dtype))
+    sweep.store()
+    if part.reductions:
+        _leave_kept(row, sweep.loop)
+    sweep.finish()
 
 
 def _reduce_split(row: _Row, reductions: list[KernelValue], stores: list[Operand]) -> None:
@@ -276,7 +288,8 @@ def _reduce_split(row: _Row, reductions: list[KernelValue], stores: list[Operand
     nest = row.scope.block([pragma, *headers], [a.name for a in around])
     nest.line(f"const int64_t begin = block * {row.chunk};")
     nest.line(f"const int64_t end = std::min<int64_t>(begin + {row.chunk}, {inner.extent});")
-    _simd_part(row, nest, ("begin", "end"), reductions, stores)
+    lanes = fitting(row.lanes, inner, reductions)
+    _part(row, nest, Part(("begin", "end"), reductions, stores, lanes=0 if inner.extent % max(1, lanes) else lanes))
     slot = f"({_flat(around)}) * {chunks} + block" if around else "block"
     for value in reductions:
         nest.line(f"parts{value.node}[{slot}] = part{value.node};")

@@ -23,7 +23,7 @@ def knobs(kernel: TemplateKernel) -> tuple[Parameter, ...]:
     rows, length, inner = (kernel.attrs[k] for k in ("rows", "length", "inner"))
     if inner > 1:
         return (sizes("lanes", (64, 256, 1024), 256, inner),)
-    found = [sizes("interleave", (1, 2, 4, 8, 16), 8, rows if length < _LONG else 16)]
+    found = [sizes("interleave", (1, 2, 4, 8, 16), 4, rows if length < _LONG else 16)]
     if length >= _LONG:
         found.append(choices("split", (False, True), default=rows < 32))
     return tuple(found)

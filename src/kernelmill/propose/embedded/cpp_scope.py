@@ -27,7 +27,7 @@ from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, Operand
 
 _RESERVED = re.compile(
     r"(v|i|inv|part|parts|total|lane|row|block|count|size|mean|top|shift|before|delta)\d+|k\d+|vec_\w+|(max|min)_nan|"
-    r"begin|end|stop|block|first|last|slice|row|to|from|n|od|oh|d|h|w|best|many|start|total|"
+    r"begin|end|stop|block|first|last|slice|row|to|from|at|j|n|od|oh|d|h|w|best|many|start|total|"
     r"auto|bool|break|case|char|class|const|continue|default|delete|do|double|else|enum|extern|false|float|for|"
     r"goto|if|inline|int|long|namespace|new|operator|private|public|register|return|short|signed|static|std|struct|"
     r"switch|template|this|true|typedef|union|unsigned|using|virtual|void|volatile|while|and|or|not|xor|INFINITY|NAN"
@@ -47,7 +47,7 @@ class Body:
     reciprocal: bool = False
     """Whether to multiply by a hoisted reciprocal instead of dividing again and again."""
     sections: set[str] = field(default_factory=set)
-    """Sections of `kernel_math.h` used so far."""
+    """Sections of the headers (`kernel_math.h`, `kernel_rows.h`) used so far."""
 
     def __post_init__(self) -> None:
         self.values: dict[int, KernelValue] = {v.node: v for v in self.kernel.values}
@@ -140,7 +140,8 @@ class Scope:
                 lines.append(pad + item)
                 continue
             *before, last = item.header
-            lines += [*(pad + line for line in before), f"{pad}{last} {{", *item.text(indent + 1), f"{pad}}}"]
+            opening = f"{last} {{" if last else "{"
+            lines += [*(pad + line for line in before), pad + opening, *item.text(indent + 1), f"{pad}}}"]
         return lines
 
     def get(self, node: int) -> str:
