@@ -8,13 +8,13 @@ import pytest
 from kernelmill.evaluate import agreement
 from kernelmill.evaluate.agreement import agree, tolerance
 from kernelmill.evaluate.arrays import HostTensor, from_float64, to_float64
-from kernelmill.evaluate.checks import Case, accuracy, input_independent, meaningless, structure
+from kernelmill.evaluate.checks import Case, accuracy, meaningless, structure
 from kernelmill.evaluate.precision import reduction_estimate
 from kernelmill.schema import Accuracy, Contract, Failed, Signature, TensorSpec
 from tests.evaluate.fakes import tensor
 
 RNG = np.random.default_rng(0)
-CASE = Case("family=normal index=0 seed=abc", reduction=512)
+REPLAY = "family=normal index=0 seed=abc"
 A64, B64 = (RNG.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in ((96, 512), (512, 128)))
 A32, B32 = A64.astype(np.float32), B64.astype(np.float32)
 TRUTH = A64 @ B64
@@ -32,10 +32,9 @@ def judge(
     truth: np.ndarray = TRUTH,
     native: HostTensor = NATIVE,
     contract: Contract | None = None,
-    case: Case = CASE,
 ) -> tuple[Accuracy, Failed | None]:
     found = candidate if isinstance(candidate, HostTensor) else tensor(candidate)
-    return accuracy([found], [truth], [native], contract or Contract(), case)
+    return accuracy([found], contract or Contract(), Case([truth], [native], REPLAY, reduction=512))
 
 
 def test_another_order_of_the_same_sum_passes_as_fp32() -> None:
@@ -91,7 +90,7 @@ def test_the_message_says_where_what_and_how_to_replay() -> None:
     assert failed is not None
     for part in ("output 0: 1 of 12288", "[17, 4]", f"{TRUTH[17, 4]:.8g}", "budget", "family=normal index=0"):
         assert part in failed.message
-    assert failed.replay == CASE.replay
+    assert failed.replay == REPLAY
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_fp8_dressed_as_bf16_is_refused() -> None:
     assert seen.precision == "fp8"
 
 
-def test_integers_are_exact_and_ties_may_be_excused() -> None:
+def test_integers_are_exact() -> None:
     right = np.arange(12, dtype=np.int64).reshape(3, 4)
     wrong = right.copy()
     wrong[2, 1] = 5
@@ -204,7 +203,6 @@ def test_integers_are_exact_and_ties_may_be_excused() -> None:
     failed = judge(found, right, native)[1]
     assert failed is not None
     assert "[2, 1]: expected 9, got 5" in failed.message
-    assert judge(found, right, native, case=Case(ties=lambda n, at, values: values == 5))[1] is None
     assert judge(found, wrong, native)[1] is None, "the oracle itself has it"
     assert judge(native, right, native)[0].precision == "exact"
 
@@ -263,10 +261,6 @@ def test_cases_without_meaning_are_named() -> None:
     bias = np.full(64, 1e-9)
     assert "own error" in (meaningless([bias], [tensor(np.full(64, 1e-7, np.float32))]) or "")
     assert meaningless([TRUTH], [NATIVE]) is None
-
-
-def test_outputs_that_do_not_depend_on_the_input_are_found() -> None:
-    assert input_independent([[TRUTH, np.ones(3)], [TRUTH + 1, np.ones(3)]]) == [1]
 
 
 def test_the_reduction_length_is_guessed_from_sizes() -> None:

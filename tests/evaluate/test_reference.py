@@ -116,10 +116,11 @@ def test_the_oracle_answers_in_double_precision_on_what_was_loaded(server: Serve
     bench = WorkloadBench(server, task, task.workloads[0], POLICY, b"s" * 32)
     truth = bench.truth("normal", 0)
     x, weight, mean = (t.as_float64() for t in truth.tensors)
-    assert truth.oracle[0].dtype == np.float64
-    assert np.allclose(truth.oracle[0], ((x - mean) * weight).sum(-1) * 0.25, rtol=1e-13)
-    assert np.array_equal(truth.oracle[1], x.max(-1))
-    assert np.allclose(truth.native[0].view, truth.oracle[0], rtol=1e-3, atol=1e-4)
+    assert truth.case.oracle[0].dtype == np.float64
+    assert np.allclose(truth.case.oracle[0], ((x - mean) * weight).sum(-1) * 0.25, rtol=1e-13)
+    assert np.array_equal(truth.case.oracle[1], x.max(-1))
+    bench.truth("offset", 0)
+    assert np.allclose(truth.case.native[0].view, truth.case.oracle[0], rtol=1e-3, atol=1e-4), "kept, not written over"
     bench.close()
 
 

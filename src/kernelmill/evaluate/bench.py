@@ -12,7 +12,7 @@ from functools import cached_property
 from kernelmill.errors import InfraError, StageError, TaskError
 from kernelmill.evaluate.arrays import Array, HostTensor
 from kernelmill.evaluate.cells import Server
-from kernelmill.evaluate.checks import meaningless
+from kernelmill.evaluate.checks import Case, meaningless
 from kernelmill.evaluate.content import ContentSource
 from kernelmill.evaluate.precision import reduction_estimate
 from kernelmill.evaluate.reference import ReferenceCell, ReferencePolicy
@@ -33,19 +33,16 @@ class Truth:
     family: Family
     tensors: list[HostTensor]
     """Arguments, then state."""
-    oracle: list[Array]
-    """fp64 results."""
-    native: list[HostTensor]
-    """The reference's results in its own precision."""
+    case: Case
+    """Its right answer."""
     skip: str | None
     """Why the case says nothing about a candidate, or None."""
-    replay: str
 
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
-        held = [t.storage for t in (*self.tensors, *self.native)] + self.oracle
-        return sum(a.nbytes for a in held)
+        held = [t.storage for t in (*self.tensors, *self.case.native)]
+        return sum(a.nbytes for a in (*held, *self.case.oracle))
 
 
 @dataclass
@@ -144,7 +141,7 @@ class WorkloadBench:
         try:
             side.load(tensors)
             side.call()
-            native = side.outputs()
+            native = side.outputs(keep=True)
             oracle = self.oracle.double(side)
         except (StageError, TaskError) as error:
             if side.cell.ended:
@@ -154,8 +151,8 @@ class WorkloadBench:
                     return self._work_out(family, index, again=False)
             if family == "given":
                 raise TaskError(f"{self.task.path}: the reference fails on its own inputs: {error}") from error
-            return Truth(family, tensors, [], [], f"the reference raises: {error}", replay)
-        return Truth(family, tensors, oracle, native, meaningless(oracle, native), replay)
+            return Truth(family, tensors, Case([], [], replay), f"the reference raises: {error}")
+        return Truth(family, tensors, Case(oracle, native, replay, self.reduction), meaningless(oracle, native))
 
     def _drop_oracle(self) -> None:
         """Forget a process that has ended; the next question starts another."""

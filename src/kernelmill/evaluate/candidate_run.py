@@ -55,7 +55,7 @@ class CandidateRun:
         self.given: Accuracy | None = None
         """The same on the task's own inputs, whose distribution timed calls have."""
         self.skipped: list[str] = []
-        self.verified: list[Truth] = []
+        self.verified: list[tuple[Truth, Accuracy]] = []
         """Cases that were right, for audits between timed calls."""
 
     @property
@@ -77,8 +77,7 @@ class CandidateRun:
             if truth.skip:
                 self.skipped.append(f"{family}: {truth.skip}")
                 continue
-            self._check(truth, self.run(truth.tensors, truth.replay))
-            self.verified.append(truth)
+            self.verified.append((truth, self._check(truth, self.run(truth.tensors, truth.case.replay))))
 
     def run(self, tensors: Sequence[HostTensor], replay: str) -> list[HostTensor]:
         """One call on poisoned memory; its outputs, structure checked."""
@@ -129,14 +128,14 @@ class CandidateRun:
     def _reference_aliases(self, number: int) -> bool:
         return self.bench.signature.outputs[number].name in self.bench.aliased_outputs
 
-    def _check(self, truth: Truth, outputs: Sequence[HostTensor]) -> None:
-        case = Case(truth.replay, self.bench.reduction)
-        seen, failed = accuracy(outputs, truth.oracle, truth.native, self.contract, case)
+    def _check(self, truth: Truth, outputs: Sequence[HostTensor]) -> Accuracy:
+        seen, failed = accuracy(outputs, self.contract, truth.case)
         if failed:
             raise Rejected(failed.model_copy(update={"workload": self.bench.workload.name}))
         self.worst = seen if self.worst is None else _worse(self.worst, seen)
         if truth.family == "given":
             self.given = seen if self.given is None else _worse(self.given, seen)
+        return seen
 
     def compare(
         self, limits: timing.Limits, names: Sequence[str], instruments: timing.Instruments
@@ -166,8 +165,8 @@ class CandidateRun:
             return self._audit(index)
         # The baseline may be the inaccurate side: only the oracle rejects.
         oracle, eager = self.bench.answer(list(tensors))
-        case = Case(f"timed call {index}", self.bench.reduction)
-        _, failed = accuracy(ours, oracle, eager, self.contract, case)
+        case = Case(oracle, eager, f"timed call {index}", self.bench.reduction)
+        _, failed = accuracy(ours, self.contract, case)
         if failed is None:
             return None
         return failed.model_copy(update={"stage": "integrity", "message": f"a timed call is wrong: {failed.message}"})
@@ -181,12 +180,12 @@ class CandidateRun:
         secret = self.bench.secret_number(f"audit{index}")
         if secret % AUDIT or not self.verified:
             return None
-        truth = self.verified[(secret >> 8) % len(self.verified)]
+        truth, seen = self.verified[(secret >> 8) % len(self.verified)]
         outputs = self._call(truth.tensors)
-        self._check_structure(outputs, truth.replay)
-        _, failed = accuracy(
-            outputs, truth.oracle, truth.native, self.contract, Case(truth.replay, self.bench.reduction)
-        )
+        self._check_structure(outputs, truth.case.replay)
+        if agree(outputs, truth.case.native, tolerance(seen, self.contract), full=True) is None:
+            return None
+        _, failed = accuracy(outputs, self.contract, truth.case)
         if failed is None:
             return None
         message = f"a verification case that was right is wrong between timed calls: {failed.message}"

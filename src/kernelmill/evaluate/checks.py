@@ -6,21 +6,18 @@ precision costs there. Nothing is compared with a bare absolute tolerance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernelmill.evaluate.arrays import UNIT_ROUNDOFF, Array, HostTensor, to_float64
-from kernelmill.evaluate.differences import Doubles, difference, largest_size, root_mean_square
+from kernelmill.evaluate.differences import Difference, Doubles, difference, largest_size, root_mean_square
 from kernelmill.evaluate.families import LEAST_NORMAL, real_dtype
 from kernelmill.evaluate.mismatch import index_text, pattern
 from kernelmill.evaluate.precision import NOMINAL, coarsest, effective_precision, excused_error, too_coarse
 from kernelmill.schema import Accuracy, Contract, Failed, Precision, Stage, TensorSpec
-
-Ties = Callable[[int, NDArray[np.intp], Array], NDArray[np.bool_]]
-"""(output position, flat indices of mismatches, candidate's values there) -> which of them the oracle calls a tie."""
 
 LEAST_FINITE_SHARE = 1 / 8
 MEANINGLESS_ERROR = 1e-2
@@ -29,15 +26,29 @@ GROUP = 512
 
 
 @dataclass(frozen=True)
-class Case:
-    """What one comparison is about."""
+class _Native:
+    """The right answer of one output and how far the reference in its own precision is from it."""
 
+    difference: Difference
+    rms: float
+    largest: float
+    """Magnitude."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The right answer on some inputs."""
+
+    oracle: Sequence[Array]
+    """fp64 results, in logical shapes."""
+    native: Sequence[HostTensor]
+    """The reference's results in its own precision."""
     replay: str = ""
     """Family and seed, for messages."""
     reduction: int = 1
     """Terms of the longest sum, see `reduction_estimate`."""
-    ties: Ties | None = None
-    """Decides whether a wrong integer is one of several right ones (argmax of equal values)."""
+    seen: dict[int, _Native] = field(default_factory=dict, compare=False)
+    """Output -> what was found out about its right answer; the same for every candidate."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +107,7 @@ def meaningless(oracle64: Sequence[Array], native: Sequence[HostTensor]) -> str 
     return None
 
 
-def input_independent(oracles: Sequence[Sequence[Array]]) -> list[int]:
-    """Positions of outputs that are the same, to 1e-6 of their rms, on several different inputs: degenerate."""
-    found = []
-    for position in range(len(oracles[0])):
-        first = np.asarray(oracles[0][position], np.complex128)
-        scale = float(np.sqrt(np.mean(np.abs(first) ** 2))) if first.size else 0.0
-        others = [np.asarray(outputs[position], np.complex128) for outputs in oracles[1:]]
-        if others and first.size and all(float(np.abs(o - first).max()) <= 1e-6 * scale for o in others):
-            found.append(position)
-    return found
-
-
-def accuracy(
-    candidate: Sequence[HostTensor],
-    oracle64: Sequence[Array],
-    native: Sequence[HostTensor],
-    contract: Contract,
-    case: Case,
-) -> tuple[Accuracy, Failed | None]:
+def accuracy(candidate: Sequence[HostTensor], contract: Contract, case: Case) -> tuple[Accuracy, Failed | None]:
     """Compare the outputs of one case with the fp64 oracle.
 
     An output passes where all of this holds:
@@ -127,22 +120,17 @@ def accuracy(
     * Small values are not free: each is right to sqrt(u) of itself, or as near as 2k times the worst error
       the native reference makes on values of that size.
     * Errors do not lean: the mean of (c - r) * sign(r) is explained by the native one's mean and spread.
-    * Integers and booleans equal the oracle's or the native reference's, or `case.ties` excuses them.
+    * Integers and booleans equal the oracle's or the native reference's.
 
     Args:
         candidate: Its outputs; structure has been checked.
-        oracle64: The truth, in logical shapes.
-        native: The reference's outputs in its own precision, on the same inputs.
         contract: Gives k (`error_factor`), `precision` and `reduction_dims`.
-        case: Reduction length, words for messages, tie rule.
+        case: Right answer, reduction length, words for messages.
 
     Returns:
         The worst output's figures, and the first failure.
     """
-    findings = [
-        _judge(number, found, truth, right, contract, case)
-        for number, (found, truth, right) in enumerate(zip(candidate, oracle64, native, strict=True))
-    ]
+    findings = [_judge(number, found, contract, case) for number, found in enumerate(candidate)]
     failed = next((f.failed for f in findings if f.failed), None)
     if not findings:
         return Accuracy(error=0, native_error=0, budget=0, precision="exact", cases=1), None
@@ -157,9 +145,8 @@ def accuracy(
     return seen, failed
 
 
-def _judge(
-    number: int, found: HostTensor, truth: Array, native: HostTensor, contract: Contract, case: Case
-) -> _Finding:
+def _judge(number: int, found: HostTensor, contract: Contract, case: Case) -> _Finding:
+    truth, native = case.oracle[number], case.native[number]
     if found.spec.numel == 0:
         return _Finding(0, 0, 0, "exact")
     dtype = real_dtype(found.spec.dtype)
@@ -173,8 +160,6 @@ def _judge_exact(number: int, found: HostTensor, truth: Array, native: HostTenso
     values = np.ascontiguousarray(found.view).reshape(-1)
     expected = np.ascontiguousarray(native.view).reshape(-1)
     wrong = np.flatnonzero((values != expected) & (values != np.asarray(truth).reshape(-1)))
-    if wrong.size and case.ties is not None:
-        wrong = wrong[~case.ties(number, wrong, values[wrong])]
     if wrong.size == 0:
         return _Finding(0, 0, 0, "exact")
     at = int(wrong[0])
@@ -217,14 +202,13 @@ class _Comparison:
 
     def finding(self) -> _Finding:
         """Run all checks."""
-        ours, theirs = difference(self.found, self.dtype, self.truth), difference(self.native, self.dtype, self.truth)
-        failed = None
-        if not (ours.finite and theirs.finite):
-            failed = self._nonfinite()
-            ours, theirs = (difference(side, self.dtype, self.truth) for side in (self.found, self.native))
-        rms = root_mean_square(self.truth)
+        ours, known, failed = difference(self.found, self.dtype, self.truth), self._known(), None
+        if not (ours.finite and known.difference.finite):
+            failed = self._nonfinite()  # changes the truth
+            ours, known = difference(self.found, self.dtype, self.truth), self._about_native()
+        rms, theirs = known.rms, known.difference
         scale = max(rms, LEAST_NORMAL[self.dtype])
-        self.peak = largest_size(self.truth) / rms if rms else 1.0
+        self.peak = known.largest / rms if rms else 1.0
         self.excused = self._excused(self.contract.precision)
         usual = max(self.factor * theirs.rms / scale, excused_error(self.dtype, self.case.reduction))
         precision = effective_precision(self.dtype, ours.rms / scale, usual)
@@ -238,6 +222,15 @@ class _Comparison:
             failed = self._too_far(_Finding(error, native_error, budget, precision), wrong, coarse=coarse)
         failed = failed or self._small_values() or self._leaning(ours.lean, theirs.lean, theirs.rms, scale)
         return _Finding(error, native_error, budget, precision, failed)
+
+    def _known(self) -> _Native:
+        if self.number not in self.case.seen:
+            self.case.seen[self.number] = self._about_native()
+        return self.case.seen[self.number]
+
+    def _about_native(self) -> _Native:
+        apart = difference(self.native, self.dtype, self.truth)
+        return _Native(apart, root_mean_square(self.truth), largest_size(self.truth))
 
     def _nonfinite(self) -> Failed | None:
         """Compare NaN and infinities; afterwards the truth is finite wherever the native reference is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,14 +106,14 @@ class Draw:
     def normals(self) -> Reals:
         """Standard normal values."""
         if self.dtype == "float64":
-            return self._tiled(lambda n: self.rng.standard_normal(n))
-        return self._tiled(lambda n: self.rng.standard_normal(n, dtype=np.float32))
+            return self.rng.standard_normal(self.count)
+        return self.rng.standard_normal(self.count, dtype=np.float32)
 
     def uniforms(self) -> Reals:
         """Uniform values in [0, 1)."""
         if self.dtype == "float64":
-            return self._tiled(lambda n: self.rng.random(n))
-        return self._tiled(lambda n: self.rng.random(n, dtype=np.float32))
+            return self.rng.random(self.count)
+        return self.rng.random(self.count, dtype=np.float32)
 
     def sign(self) -> float:
         """-1 or 1."""
@@ -123,8 +123,9 @@ class Draw:
         """Log-uniform factor in [2**-octaves, 2**octaves]."""
         return float(2.0 ** self.rng.uniform(-octaves, octaves))
 
-    def _tiled(self, make: Callable[[int], Reals]) -> Reals:
-        return np.resize(make(min(self.count, BLOCK)), self.count)
+    def block(self) -> Draw:
+        """The same for the values that are drawn; longer tensors repeat them."""
+        return replace(self, count=min(self.count, BLOCK))
 
 
 def _normal(draw: Draw) -> Reals:
@@ -219,7 +220,11 @@ def draw_reals(family: Family, draw: Draw) -> Array:
     """Storage values of one tensor in one family, rounded to its dtype. KeyError for `given`."""
     if draw.count == 0:
         return np.empty(0, STORAGE[draw.dtype])
-    return round_to(_DRAWS[family](draw), draw.dtype)
+    return _repeated(round_to(_DRAWS[family](draw.block()), draw.dtype), draw.count)
+
+
+def _repeated(values: Array, count: int) -> Array:
+    return values if values.size == count else np.resize(values, count)
 
 
 def draw_state(draw: Draw, family: Family) -> Array:
@@ -228,9 +233,13 @@ def draw_state(draw: Draw, family: Family) -> Array:
     What initialisation leaves all equal (norm weights 1, biases 0) never survives; what is nowhere negative
     (running variances) stays positive; in the family `integers` the values are integers times a power of two.
     """
-    known = draw.facts
     if draw.count == 0:
         return np.empty(0, STORAGE[draw.dtype])
+    return _repeated(round_to(_state_values(draw.block(), family), draw.dtype), draw.count)
+
+
+def _state_values(draw: Draw, family: Family) -> Reals:
+    known = draw.facts
     positive = known.low >= 0 and known.high > 0
     spread = known.deviation or (0.25 * abs(known.mean) or 0.1)
     if family == "integers":
@@ -241,7 +250,7 @@ def draw_state(draw: Draw, family: Family) -> Array:
         values = known.scale * np.exp2(draw.normals().clip(-2, 2) * 0.5)
     else:
         values = known.mean + spread * draw.factor(0.5) * (draw.uniforms() * 2 - 1) * 3.0**0.5
-    return round_to(values, draw.dtype)
+    return np.asarray(values)
 
 
 def round_to(values: Reals, dtype: str) -> Array:

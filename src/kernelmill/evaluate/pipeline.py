@@ -20,6 +20,7 @@ from kernelmill.evaluate.candidate_run import CandidateRun, Cases, Rejected, Und
 from kernelmill.evaluate.cells import Server
 from kernelmill.evaluate.failures import SpecialisedError
 from kernelmill.evaluate.held_out import held_out_workloads
+from kernelmill.evaluate.roofline import bytes_moved
 from kernelmill.evaluate.settings import Settings
 from kernelmill.languages._base import Language
 from kernelmill.registry import Registry
@@ -33,6 +34,7 @@ from kernelmill.schema import (
     Inconclusive,
     Level,
     Passed,
+    Signature,
     Task,
     Workload,
     WorkloadResult,
@@ -42,6 +44,9 @@ languages: Registry[Language] = Registry("kernelmill.languages", Language)
 
 COMPETITIVE = 1.15
 """A baseline this much slower than the best is left out of screening."""
+
+LARGE_BYTES = 96 * 2**20
+"""Inputs, state and outputs of a workload whose verification cases are few."""
 
 SECOND_MEASUREMENT = 10_000
 """Index of the first content of a comparison that is made again in the same process."""
@@ -169,7 +174,7 @@ class Evaluator:
             if level != "smoke":
                 run.bench.begin(self._raced(run.bench, level))
             run.start()
-            run.verify(self._cases(level))
+            run.verify(self._cases(level, run.bench.signature))
             comparisons = self._compare(run, level)
             found = run.result(comparisons)
             if level != "smoke":
@@ -183,14 +188,17 @@ class Evaluator:
         finally:
             run.close()
 
-    def _cases(self, level: Level) -> Cases:
+    def _cases(self, level: Level, signature: Signature) -> Cases:
+        """Verification cases; on a workload so large that a case takes a second, each family once."""
         families = self.task.contract.families
         if level == "smoke":
             return [("given", 0)]
         if level == "screening":
             return [("given", 0), ("given", 2), *((f, 0) for f in families[1:3])]
-        repeats = 2 if level == "promotion" else 1
-        return [("given", i) for i in range(4)] + [(f, i) for f in families if f != "given" for i in range(repeats)]
+        large = bytes_moved(signature) > LARGE_BYTES
+        repeats = 2 if level == "promotion" and not large else 1
+        given = 2 if large else 4
+        return [("given", i) for i in range(given)] + [(f, i) for f in families if f != "given" for i in range(repeats)]
 
     def _compare(self, run: CandidateRun, level: Level) -> dict[str, Comparison]:
         if level == "smoke":

@@ -51,6 +51,7 @@ class Side:
         self.sizes: list[int] = []
         self.trusted = False
         """Whether it is the reference, whose inputs and red zones need no look after every call."""
+        self._snapshots: dict[int, HostTensor] = {}
         self._poison = np.full(CHUNK, 0xFF, np.uint8)
         self._scratch = np.empty(CHUNK, np.uint8)
 
@@ -118,8 +119,10 @@ class Side:
         self.cell.freeze()
         return seconds
 
-    def outputs(self) -> list[HostTensor]:
+    def outputs(self, *, keep: bool = False) -> list[HostTensor]:
         """What the last call returned, copied out of the frozen process's memory.
+
+        Without `keep` it is valid until outputs are asked for again: fresh memory costs more than the copy.
 
         Raises:
             StructureError: Other count, nesting or type than the reference's.
@@ -130,7 +133,7 @@ class Side:
             raise StructureError(f"the result cannot be looked at: {answer['error']}")
         with stage(StructureError):  # whatever is wrong with the answer, its sender is not to be trusted
             self._check_tree(answer)
-            found = [self._snapshot(o) for o in answer["outputs"]]
+            found = [self._snapshot(i, o, keep=keep) for i, o in enumerate(answer["outputs"])]
         if self.trusted:
             return found
         self._check_inputs()
@@ -161,7 +164,7 @@ class Side:
             if output["flags"]:
                 raise StructureError(f"output {number} is a lazy {output['flags']} view; resolve it before returning")
 
-    def _snapshot(self, output: dict[str, Any]) -> HostTensor:
+    def _snapshot(self, number: int, output: dict[str, Any], *, keep: bool) -> HostTensor:
         spec = TensorSpec(
             name="out", shape=output["shape"], dtype=output["dtype"], stride=output["stride"], role="output"
         )
@@ -170,7 +173,11 @@ class Side:
         count = storage_size(spec.shape, spec.stride)
         if count > 1 << 34:
             raise StructureError(f"an output spans {count} elements; at most {1 << 34} are read")
-        tensor = empty_tensor(spec)
+        tensor = self._snapshots.get(number)
+        if keep or tensor is None or tensor.spec != spec:
+            tensor = empty_tensor(spec)
+        if not keep:
+            self._snapshots[number] = tensor
         read_memory(self.pid, output["address"], tensor.storage)
         return replace(tensor, address=output["address"])
 
