@@ -12,7 +12,6 @@ from kernelmill.sandboxes._seccomp import entry_program, tight_program
 from kernelmill.sandboxes.bwrap import Bubblewrap
 from kernelmill.sandboxes.guard import Guard, Survey
 
-
 NAMESPACES = ("user", "net", "ipc", "uts", "mnt", "pid", "caps")
 
 
