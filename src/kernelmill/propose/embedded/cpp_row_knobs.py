@@ -15,8 +15,9 @@ from kernelmill.schema import Parameter
 STREAM_ELEMENTS = 1 << 18
 """Smallest iteration space whose outputs are written past the cache."""
 
-AHEAD_ELEMENTS = 8192
-"""Longest row that is fetched ahead of time."""
+AHEAD_ELEMENTS = 1 << 17
+"""Longest row that is fetched ahead of time: half a MiB, a second-level cache. Layer norm over 65536: 5.5 ms of one
+CPU, 6.5 without."""
 
 
 def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
