@@ -18,9 +18,11 @@ from kernelmill.schema import (
     Closed,
     Evaluation,
     Failed,
+    Inconclusive,
     Level,
     Lost,
     Measured,
+    Passed,
     Promoted,
     Proposed,
     Request,
@@ -160,6 +162,20 @@ def test_a_machine_that_fails_is_tried_again_twice_and_never_scored(store: Sqlit
     assert counting.calls[0] == counting.calls[1] == counting.calls[2] != counting.calls[3]
     assert lost[0].candidate not in run.searcher.scores
     assert run.ledger.spent.trials == len(measured(events))
+
+
+def test_what_the_machine_was_too_busy_to_judge_is_judged_once_more(store: Sqlite) -> None:
+    calls: list[str] = []
+
+    def busy(candidate: Candidate, level: Level) -> Evaluation:
+        calls.append(candidate.id)
+        odd = calls.count(candidate.id) % 2
+        return Inconclusive(reason="others ran") if odd else toy_evaluate(candidate, level)
+
+    run = engine(store, "best_of_n", evaluate=busy, levels=("full",), budget=BudgetLimits(trials=4))
+    found = [e for e in run.run() if isinstance(e, Measured)]
+    assert len(calls) == 2 * len(found) == 8
+    assert all(isinstance(e.evaluation, Passed) for e in found)
 
 
 def test_a_machine_that_always_fails_ends_the_run(store: Sqlite) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kernelmill.errors import InfraError, KernelMillError, StageError, UserError, stage
+from kernelmill.errors import KernelMillError, UserError
 from kernelmill.gates import Gate
 from kernelmill.optimize._journal import Journal, Progress
 from kernelmill.optimize._pool import Interrupt, Pool
+from kernelmill.optimize._slow import Evaluate, Failure, Promote, measure, promoted, propose
 from kernelmill.optimize.budget import Cost, Ledger
 from kernelmill.propose._base import Operator, View
 from kernelmill.schema import (
@@ -39,12 +40,6 @@ from kernelmill.schema import (
 from kernelmill.search import Searcher
 from kernelmill.stores import Store
 
-Evaluate = Callable[[Candidate, Level], Evaluation]
-"""Measures; InfraError where the machine failed. Called from threads where there are several workers."""
-
-Promote = Callable[[Candidate], tuple[bool, Evaluation]]
-"""Held-out cases, fresh process, fresh seed: whether the candidate held, and the evidence."""
-
 ATTEMPTS = 3
 """Of one measurement on a machine that fails: the first and two more."""
 
@@ -62,13 +57,6 @@ PROMOTIONS = 5
 
 Job = Generator[Callable[[], Any], Any, None]
 """Answers one request: yields slow calls, is sent their results, appends events in between."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a slow call gives back in place of a result."""
-
-    reason: str
 
 
 def free(request: Request) -> Cost:  # noqa: ARG001
@@ -258,7 +246,7 @@ class Engine:
             if request.remeasure:
                 answer: list[Candidate] | Failure = self._parent(request)
             else:
-                answer = yield partial(_propose, self._operator(request), request, self._view(request.id))
+                answer = yield partial(propose, self._operator(request), request, self._view(request.id))
             if isinstance(answer, Failure):
                 error, answer = answer.reason, []
             for candidate in answer[: request.n]:
@@ -337,7 +325,7 @@ class Engine:
     ) -> Generator[Callable[[], Any], Any, Evaluation | None]:
         """The evaluation, or None where the machine failed every time."""
         while progress.losses[candidate.id] < ATTEMPTS:
-            outcome = yield partial(_measure, self.evaluate, candidate, level)
+            outcome = yield partial(measure, self.evaluate, candidate, level)
             if not isinstance(outcome, Failure):
                 evaluation: Evaluation = outcome
                 return evaluation
@@ -363,7 +351,7 @@ class Engine:
     def _promote(self, identity: str, promote: Promote) -> None:
         for _ in range(ATTEMPTS):
             with self._interrupt.during():
-                outcome = _promoted(promote, self.journal.candidates[identity])
+                outcome = promoted(promote, self.journal.candidates[identity])
             if not isinstance(outcome, Failure):
                 held, evaluation = outcome
                 evidence = self.store.put(evaluation.model_dump_json().encode())
@@ -374,26 +362,3 @@ class Engine:
 
 def _wanted(request: Request) -> int:
     return 1 if request.remeasure else min(request.n, request.keep or request.n)
-
-
-def _propose(operator: Operator, request: Request, view: View) -> list[Candidate] | Failure:
-    """The operator's answer. What it raises is a failure of this request, except what ends the run."""
-    try:
-        with stage(StageError):
-            return list(operator.propose(request, view))
-    except (StageError, InfraError) as exc:
-        return Failure(str(exc))
-
-
-def _measure(evaluate: Evaluate, candidate: Candidate, level: Level) -> Evaluation | Failure:
-    try:
-        return evaluate(candidate, level)
-    except InfraError as exc:
-        return Failure(str(exc))
-
-
-def _promoted(promote: Promote, candidate: Candidate) -> tuple[bool, Evaluation] | Failure:
-    try:
-        return promote(candidate)
-    except InfraError as exc:
-        return Failure(str(exc))

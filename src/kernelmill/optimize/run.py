@@ -23,7 +23,7 @@ from kernelmill.optimize.workbench import Workbench
 from kernelmill.propose._base import Operator
 from kernelmill.propose.embedded import TRACER
 from kernelmill.registry import Registry
-from kernelmill.schema import Candidate, Evaluation, Event, RunInfo, Task
+from kernelmill.schema import Candidate, Evaluation, Event, Inconclusive, RunInfo, Task
 from kernelmill.search import make_searcher
 from kernelmill.stores import Store
 
@@ -174,12 +174,15 @@ def promote(
 ) -> tuple[bool, Evaluation]:
     """Judge a candidate once more, in fresh processes, on fresh content and on held-out workloads.
 
-    One that the search's own measurement rules out is not measured again: it does not hold.
+    One that the search's own measurement rules out is not measured again: it does not hold. One that the machine was
+    too busy to judge is.
     """
     before = known(candidate.id)
     if before is not None and not worth(before):
         return False, before
     evaluation = evaluator.evaluate(candidate, "promotion")
+    if isinstance(evaluation, Inconclusive):
+        evaluation = evaluator.evaluate(candidate, "promotion")
     return judge(evaluation).held, evaluation
 
 
