@@ -99,6 +99,15 @@ def test_evaluate_says_the_verdict_in_words_and_by_exit_code(
     assert all(word in result.stdout for word in words)
 
 
+def test_a_baseline_that_does_not_run_here_is_named_beside_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = "no compile baseline: fatal error: Python.h: No such file or directory"
+    verdict = passed(1.5).model_copy(update={"labels": (label, "claim:exact")})
+    answering(monkeypatch, "optimize", told(story(verdict), KERNEL, verdict))
+    found = run("optimize", "op.py").stdout
+    assert label in " ".join(found.split())
+    assert "claim:exact" not in found
+
+
 def test_evaluate_as_json_is_one_object_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, "evaluate", passed(1.5))
     found = json.loads(run("evaluate", "op.py", "k.cpp", "--output", "json").stdout)

@@ -172,6 +172,7 @@ def run_text(run: Run) -> str:
         lines.append(f"  kernel: {run.best.note or run.best.id} ({run.best.language})")
     if run.evaluation is not None:
         lines += [line for result in run.evaluation.results for line in _result_lines(result, verbose=False)]
+        lines += [f"  {label}" for label in run.evaluation.labels if label.startswith("no ")]
         lines.append(f"  held: {len(run.evaluation.held_out)} held-out cases, fresh process, fresh seed")
     lines.append(f"  stopped: {run.stopped or 'it was cut off'}")
     if run.module:
