@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kernelmill.propose.embedded.cpp_elementwise import STREAM_FROM, knobs, one_sided
+from kernelmill.propose.embedded.cpp_elementwise import STREAM_FROM, knobs
 from kernelmill.propose.embedded.cpp_printer import CppPrinter
+from kernelmill.propose.embedded.cpp_sides import FAR, one_sided
 from kernelmill.propose.embedded.plan import FusedKernel
 from kernelmill.propose.embedded.printer import kernels
 from kernelmill.propose.embedded.render import default_genome, program_of, render
@@ -114,3 +115,50 @@ def test_bounds_keep_nan_and_the_sign_of_zero(bound: float) -> None:
         assert torch.equal(got.isnan(), want.isnan())
         assert torch.equal(got.nan_to_num(), want.nan_to_num())
         assert torch.equal(torch.signbit(got), torch.signbit(want))
+
+
+FAR_ONES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tan": torch.tan,
+    "fmod": lambda x: torch.fmod(x, 1.5),
+    "remainder": lambda x: torch.remainder(x, -0.3),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("size", [1024, 700])
+def test_a_function_of_far_arguments_is_left_to_the_library_block_by_block(name: str, size: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(size) * 100
+    x[200:210] = torch.logspace(4, 38, 10)
+    x[300:306] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40])
+    function = FAR_ONES[name]
+    module = Apply(lambda x: function(x))
+    graph = graph_of(module, [x])
+    candidate = render(graph, default_genome(graph, "same"), CppPrinter())
+    assert f"vec_{name}(" in candidate.source
+    assert f"{'remainder_floor' if name == 'remainder' else 'std::' + name}(" in candidate.source
+    (got,), want = run(candidate, module, [x]), function(x)
+    assert torch.equal(got.isnan(), want.isnan())
+    assert torch.allclose(got.nan_to_num(), want.nan_to_num(), rtol=2e-6, atol=3e-7)
+    assert torch.equal(torch.signbit(got[303:305]), torch.signbit(want[303:305]))
+
+
+def test_a_remainder_by_what_varies_has_the_special_cases_of_the_library() -> None:
+    torch.manual_seed(0)
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.5, 1e-40, 3e38, torch.inf, -torch.inf, torch.nan])
+    x, y = (t.flatten() for t in torch.meshgrid(special, special, indexing="ij"))
+    x, y = torch.cat([x, torch.randn(500) * 50]), torch.cat([y, torch.randn(500)])
+    module = Apply(lambda x, y: (torch.fmod(x, y), torch.remainder(x, y)))
+    graph = graph_of(module, [x, y])
+    got = run(render(graph, default_genome(graph, "same"), CppPrinter()), module, [x, y])
+    # Double precision holds both exactly; in single precision PyTorch's own gives NaN where the quotient overflows.
+    for mine, exact in zip(got, module(x.double(), y.double()), strict=True):
+        assert torch.equal(mine.isnan(), exact.isnan())
+        assert torch.equal(mine.nan_to_num(), exact.float().nan_to_num())
+
+
+def test_a_value_outside_of_the_inner_loop_is_computed_once_by_the_library() -> None:
+    source = check(Apply(lambda x, y: x * torch.sin(y)), [torch.randn(5, 64), torch.randn(5, 1)]).source
+    assert "vec_sin" not in source

@@ -6,14 +6,12 @@ A block is what goes past the cache at once, and what is asked whether any of it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from math import prod
 
 from kernelmill.propose.embedded.cpp_loops import choices, parallel, sizes
-from kernelmill.propose.embedded.cpp_ops import COMPARE, HEAVY
-from kernelmill.propose.embedded.cpp_scope import Body, Scope, pointer, refs, signature
-from kernelmill.propose.embedded.ir import Ref
-from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, Operand
+from kernelmill.propose.embedded.cpp_scope import Body, Scope, pointer, signature
+from kernelmill.propose.embedded.cpp_sides import Side, costly_count, needing, one_sided, spared, with_near
+from kernelmill.propose.embedded.plan import FusedKernel, Operand
 from kernelmill.schema import Parameter, Value
 
 BLOCK = 64
@@ -31,7 +29,7 @@ def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
     sides = one_sided(kernel)
     if streamable(kernel):
         big = prod(a.extent for a in kernel.axes) >= STREAM_FROM
-        found.append(choices("stream", (False, True), default=big and not _heavy(_with(kernel, sides))))
+        found.append(choices("stream", (False, True), default=big and not costly_count(spared(kernel, sides))))
     if sides:
         found.append(choices("skip", (False, True), default=any(s.of_sign for s in sides)))
     if any(v.op == "div" for v in kernel.values):
@@ -50,80 +48,10 @@ def streamable(kernel: FusedKernel) -> list[Operand]:
     ]
 
 
-@dataclass(frozen=True)
-class Side:
-    """A `where` one of whose branches is costly."""
-
-    where: KernelValue
-    costly: int
-    """Position of the costly branch among the arguments."""
-    of_sign: bool
-    """Whether the condition compares with zero: then data of one sign never needs the costly branch."""
-
-    @property
-    def cheap(self) -> KernelValue:
-        """The value where no lane needs the costly branch."""
-        return replace(self.where, op="alias", args=(self.where.args[3 - self.costly],))
-
-
-def one_sided(kernel: FusedKernel) -> list[Side]:
-    """Choices between values that both vary along the innermost axis, of which only one needs a costly function."""
-    found: list[Side] = []
-    if not kernel.axes:
-        return found
-    inner, body = kernel.axes[-1].name, Body(kernel)
-    now = kernel
-    for value in kernel.values:
-        if value.op != "where" or not all(isinstance(a, Ref) and inner in body.varies(a.node) for a in value.args):
-            continue
-        for costly in (1, 2):
-            side = Side(value, costly, _of_sign(body, value.args[0]))
-            without = _with(now, [side])
-            if _heavy(without) < _heavy(now) and not _ancestors(kernel, [value.args[0].node]) & _costly(kernel):
-                found.append(side)
-                now = without
-                break
-    return found
-
-
-def _of_sign(body: Body, condition: Ref) -> bool:
-    test = body.values[condition.node]
-    bounds = [body.values[a.node].args[0] if _is_constant(body, a) else a for a in test.args]
-    return test.op in COMPARE and any(not isinstance(b, Ref) and b == 0 for b in bounds)
-
-
-def _is_constant(body: Body, arg: object) -> bool:
-    return isinstance(arg, Ref) and body.values[arg.node].kind == "constant"
-
-
-def _with(kernel: FusedKernel, sides: list[Side]) -> FusedKernel:
-    """The kernel for a block in which no lane needs a costly branch."""
-    cheap = {s.where.node: s.cheap for s in sides}
-    return replace(kernel, values=tuple(cheap.get(v.node, v) for v in kernel.values))
-
-
-def _ancestors(kernel: FusedKernel, nodes: list[int]) -> set[int]:
-    values, found = {v.node: v for v in kernel.values}, set[int]()
-    while nodes:
-        node = nodes.pop()
-        if node not in found:
-            found.add(node)
-            nodes.extend(r.node for r in refs(values[node]))
-    return found
-
-
-def _costly(kernel: FusedKernel) -> set[int]:
-    return {v.node for v in kernel.values if v.op in HEAVY}
-
-
-def _heavy(kernel: FusedKernel) -> int:
-    """How many costly functions the outputs need."""
-    return len(_ancestors(kernel, [o.node for o in kernel.stores]) & _costly(kernel))
-
-
 def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     """The text of the kernel."""
-    kernel = body.kernel
+    kernel, sides = with_near(body.kernel)
+    body = Body(kernel, body.reciprocal, body.sections)
     function = Scope(body)
     outer = function.block([signature(kernel)])
     if not kernel.axes:
@@ -139,7 +67,8 @@ def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
         tasks = parallel(outer, around)
         bounds = ("0", str(inner.extent))
     streamed = streamable(kernel) if setting.get("stream") else []
-    sides = one_sided(kernel) if setting.get("skip") else []
+    if setting.get("skip"):
+        sides += one_sided(kernel)
     if streamed or sides:
         _blocks(tasks, bounds, streamed, sides)
     else:
@@ -191,14 +120,15 @@ def _either(blocks: Scope, stop: str, streamed: list[Operand], sides: list[Side]
         condition = test.argument(side.where.args[0], "bool")
         test.line(f"{name} |= {condition} ? {'1 : 0' if side.costly == 1 else '0 : 1'};")
     test.close()
-    needed = blocks.block([f"if ({' | '.join(names)})"])
-    _fill(needed, stop, [])
-    needed.close()
-    spared = blocks.block(["else"])
-    quick = Body(_with(blocks.body.kernel, sides), blocks.body.reciprocal, blocks.body.sections)
-    spared.body = quick
-    _fill(spared, stop, streamed)
-    spared.close()
+    kernel = blocks.body.kernel
+    for header, variant, past in (
+        (f"if ({' | '.join(names)})", needing(kernel, sides), []),
+        ("else", spared(kernel, sides), streamed),
+    ):
+        inside = blocks.block([header])
+        inside.body = Body(variant, blocks.body.reciprocal, blocks.body.sections)
+        _fill(inside, stop, past)
+        inside.close()
 
 
 def _fill(scope: Scope, stop: str, streamed: list[Operand]) -> None:

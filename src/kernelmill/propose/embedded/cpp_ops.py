@@ -63,18 +63,21 @@ UNARY: dict[str, Word] = {
     "sigmoid": Word("1.0f / (1.0f + vec_exp(-{0}))", "1.0 / (1.0 + std::exp(-{0}))", ("exp",)),
     "tanh": _own("tanh", "std::tanh({0})"),
     "erf": _own("erf", "std::erf({0})"),
-    "erfc": _std("erfc"),
+    "erfc": _own("erfc", "std::erfc({0})"),
     "sin": _std("sin"),
     "cos": _std("cos"),
     "tan": _std("tan"),
-    "asin": _std("asin"),
-    "acos": _std("acos"),
-    "atan": _std("atan"),
-    "sinh": _std("sinh"),
-    "cosh": _std("cosh"),
-    "asinh": _std("asinh"),
-    "acosh": _std("acosh"),
-    "atanh": _std("atanh"),
+    "sin_near": Word("vec_sin({0})", needs=("sin",)),
+    "cos_near": Word("vec_cos({0})", needs=("cos",)),
+    "tan_near": Word("vec_tan({0})", needs=("tan",)),
+    "asin": _own("asin", "std::asin({0})"),
+    "acos": _own("acos", "std::acos({0})"),
+    "atan": _own("atan", "std::atan({0})"),
+    "sinh": _own("sinh", "std::sinh({0})"),
+    "cosh": _own("cosh", "std::cosh({0})"),
+    "asinh": _own("asinh", "std::asinh({0})"),
+    "acosh": _own("acosh", "std::acosh({0})"),
+    "atanh": _own("atanh", "std::atanh({0})"),
     "lgamma": _std("lgamma"),
     "floor": _std("floor"),
     "ceil": _std("ceil"),
@@ -119,6 +122,8 @@ BINARY: dict[str, Word] = {
     "pow": Word("vec_pow({0}, {1})", "std::pow({0}, {1})", ("pow",)),
     "fmod": _std("fmod", 2),
     "remainder": Word("remainder_floor({0}, {1})", needs=("remainder",)),
+    "fmod_near": Word("vec_fmod({0}, {1})", needs=("fmod",)),
+    "remainder_near": Word("vec_remainder({0}, {1})", needs=("remainder_near",)),
     "atan2": _std("atan2", 2),
     "hypot": _std("hypot", 2),
     "copysign": _std("copysign", 2),
@@ -143,12 +148,11 @@ POINTWISE_OPS = frozenset({*UNARY, *CLASSIFY, *COMPARE, *BINARY, *LOGICAL, "wher
 INTEGER_WORDS = {"floor": "{0}", "ceil": "{0}", "round": "{0}", "trunc": "{0}", "fmod": "{0} % {1}"}
 """Operations that mean something else for integers."""
 
-HEAVY = frozenset({"exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "tanh", "erf", "erfc", "sigmoid"}) | {
-    "sin",
-    "cos",
-    "tan",
-    "pow",
-}
+_HEAVY_NAMES = """
+exp exp2 expm1 log log2 log10 log1p tanh erf erfc sigmoid pow sin cos tan sin_near cos_near tan_near asin acos atan
+sinh cosh asinh acosh atanh
+"""
+HEAVY = frozenset(_HEAVY_NAMES.split())
 """Operations worth storing rather than computing twice."""
 
 
