@@ -66,13 +66,26 @@ class WorkloadBench:
     notes: set[str] = field(default_factory=set)
     """What was observed about the task and its baselines, for the labels of a verdict."""
 
-    def _reference(self, mode: str) -> ReferenceCell:
+    def _reference(self, mode: str, *, prepared: bool = False) -> ReferenceCell:
         compiles = mode == "compile"
-        policy = self.policy.policy(processes=compiles)
-        cell = ReferenceCell(self.server, self.task.source, self.task.suite, self.task.path, policy, prepared=compiles)
+        policy, task = self.policy.policy(processes=compiles), self.task
+        prepared = prepared or compiles
+        cell = ReferenceCell(self.server, task.source, task.suite, task.path, policy, prepared=prepared)
         self._cells.append(cell)
         cell.setup(self.workload.axes, self.task.contract, mode)
         return cell
+
+    def trace(self, tracer: str) -> str:
+        """The graph as JSON; `tracer` is the module that makes it. Raises TaskError.
+
+        In a prepared cell: what tracing imports makes a temporary folder in torch 2.6, and cells may not write.
+        """
+        cell = self._reference("eager", prepared=True)
+        try:
+            return cell.trace(tracer)
+        finally:
+            cell.close()
+            self._cells.remove(cell)
 
     @cached_property
     def oracle(self) -> ReferenceCell:

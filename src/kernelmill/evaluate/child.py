@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 import struct
+import tempfile
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -107,9 +108,12 @@ def serve(fd: int, prepared_fd: int) -> None:
 
 
 def _prepare() -> None:
-    for module in PREPARED:
-        with contextlib.suppress(ImportError):  # the cell that needs it says what is missing
-            importlib.import_module(module)
+    # torch 2.6 makes a folder when `torch.distributed.nn` is imported, and this process ends without clearing up.
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        for module in PREPARED:
+            with contextlib.suppress(ImportError):  # the cell that needs it says what is missing
+                importlib.import_module(module)
+    tempfile.tempdir = None
 
 
 def _fork_cells(control: socket.socket) -> None:

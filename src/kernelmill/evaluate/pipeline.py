@@ -112,7 +112,7 @@ class Evaluator:
 
     def trace(self, tracer: str) -> str:
         """The first workload's graph as JSON; `tracer` is the module that makes it. Raises TaskError."""
-        return self.bench(self.task.workloads[0]).oracle.trace(tracer)
+        return self.bench(self.task.workloads[0]).trace(tracer)
 
     def evaluate(self, candidate: Candidate, level: Level = "full") -> Evaluation:
         """One candidate's verdict.
