@@ -122,11 +122,15 @@ def _comment(kernel: FusedKernel) -> list[str]:
     return lines
 
 
+HEADERS = ("kernel_math.h", "kernel_trig.h", "kernel_rows.h")
+"""Files of sections; what a section needs stands in its own file or in one before."""
+
+
 @cache
 def _sections() -> dict[str, tuple[tuple[str, ...], str]]:
     """Name -> (sections it needs, text) of the headers."""
     folder = files("kernelmill.propose.embedded")
-    texts = [folder.joinpath(name).read_text() for name in ("kernel_math.h", "kernel_rows.h")]
+    texts = [folder.joinpath(name).read_text() for name in HEADERS]
     found = {}
     for piece in [piece for text in texts for piece in re.split(r"^//: ", text, flags=re.MULTILINE)[1:]]:
         head, _, rest = piece.partition("\n")
