@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kernelmill.propose.embedded.cpp_elementwise import store
-from kernelmill.propose.embedded.cpp_loops import clause, combine, identity, reduced
+from kernelmill.propose.embedded.cpp_loops import clause, combine, identity, reduced, total_type
 from kernelmill.propose.embedded.cpp_ops import COMPUTE
 from kernelmill.propose.embedded.cpp_scope import Scope, pointer
 from kernelmill.propose.embedded.plan import KernelValue, LoopAxis, Operand
@@ -100,7 +100,7 @@ class Sweep:
         self.outer.close()
         for value in self.part.reductions:
             part = f"part{value.node}"
-            self.nest.line(f"{COMPUTE[value.dtype]} {part} = {identity(value)};")
+            self.nest.line(f"{total_type(value)} {part} = {identity(value)};")
             header = f"for (int64_t j = 0; j < {self.part.lanes}; j++)"
             loop = self.nest.block([f"#pragma omp simd {clause(value, part)}", header])
             loop.line(combine(loop, value, part, f"lane{value.node}[j]"))

@@ -107,3 +107,9 @@ def sizes(name: str, values: tuple[int, ...], default: int, limit: int) -> Param
     """A knob of sizes. Of those that a loop of `limit` iterations could not tell apart only one is offered."""
     useful = tuple(v for v in values if v < limit) + tuple(v for v in values if v >= limit)[:1]
     return choices(name, useful, default=min(default, useful[-1]), ordered=True)
+
+
+def total_type(value: KernelValue) -> str:
+    """C type in which partial results of a reduction meet."""
+    kind = COMPUTE[value.dtype]
+    return "double" if kind == "float" and value.op in {"sum", "prod"} else kind

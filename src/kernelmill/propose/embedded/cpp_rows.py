@@ -17,6 +17,7 @@ from kernelmill.propose.embedded.cpp_loops import (
     reduced,
     region,
     serial,
+    total_type,
 )
 from kernelmill.propose.embedded.cpp_ops import COMPUTE
 from kernelmill.propose.embedded.cpp_patterns import Pair, first_index, pairs, selection, write_first, write_selection
@@ -232,7 +233,7 @@ def _reduce(row: _Row, reductions: list[KernelValue], stores: list[Operand], fet
         inside = nest.block([""])
     _part(row, inside, part)
     if single:
-        scope.known |= {v.node: f"part{v.node}" for v in reductions}
+        _name_results(scope, reductions, "part")
         return
     _merge(inside, part, second)
     if whole < inner.extent:
@@ -241,7 +242,7 @@ def _reduce(row: _Row, reductions: list[KernelValue], stores: list[Operand], fet
         _part(row, rest, last)
         _merge(rest, last, second)
     _close(scope)
-    _name_results(scope, reductions)
+    _name_results(scope, reductions, "total")
     for pair in second:
         pair.finish(scope)
 
@@ -255,10 +256,10 @@ def _merge(inside: Scope, part: Part, second: list[Pair]) -> None:
     inside.close()
 
 
-def _name_results(scope: Scope, reductions: list[KernelValue]) -> None:
+def _name_results(scope: Scope, reductions: list[KernelValue], where: str) -> None:
     for value in reductions:
         kind = COMPUTE[value.dtype]
-        scope.line(f"const {kind} v{value.node} = ({kind})total{value.node};")
+        scope.line(f"const {kind} v{value.node} = ({kind}){where}{value.node};")
         scope.known[value.node] = f"v{value.node}"
 
 
@@ -301,9 +302,3 @@ def _reduce_split(row: _Row, reductions: list[KernelValue], stores: list[Operand
         row.scope.line(f"for ({total_type(value)} part : parts{value.node}) {step}")
         row.scope.line(f"const {kind} v{value.node} = ({kind}){total};")
         row.scope.known[value.node] = f"v{value.node}"
-
-
-def total_type(value: KernelValue) -> str:
-    """C type in which partial results of a reduction meet."""
-    kind = COMPUTE[value.dtype]
-    return "double" if kind == "float" and value.op in {"sum", "prod"} else kind
