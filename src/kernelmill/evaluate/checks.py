@@ -23,6 +23,9 @@ LEAST_FINITE_SHARE = 1 / 8
 MEANINGLESS_ERROR = 1e-2
 SAMPLE = 65536
 GROUP = 512
+FORTUNATE = 8192
+"""One sampled element in so many may be wrong for its size: where a row's mean happened to be exact in the native
+reference, an honest one is not. Layer norm's own composite in torch had 1 or 2 such of 65028 with one seed in 16."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,7 @@ class _Comparison:
         flushed = 2.0**-24 if self.dtype == "float16" else LEAST_NORMAL[self.dtype]
         allowed = np.maximum(2 * self.factor * relaxed * usual, roundoff**0.5 * size) + flushed
         wrong = ours > allowed
-        if not wrong.any():
+        if wrong.sum() <= wrong.size // FORTUNATE:
             return None
         at = int((ours / allowed).argmax())
         message = (

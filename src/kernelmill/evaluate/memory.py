@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,10 @@ from kernelmill.errors import InfraError, LaunchError
 from kernelmill.evaluate.arrays import Array
 
 POLL_S = 30e-6
+
+SPLIT_BYTES = 4 * 2**20
+PARTS = max(1, min(4, len(os.sched_getaffinity(0))))
+"""One CPU copies a third of what memory can move."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -41,16 +48,39 @@ def _transfer(name: str, pid: int, address: int, data: Array) -> None:
         return
     if not data.flags["C_CONTIGUOUS"]:
         raise ValueError(f"{name} needs a contiguous array, got strides {data.strides}")
+    start = data.ctypes.data
+    split(lambda first, end: _move(name, pid, (start + first, address + first), end - first), data.nbytes)
+
+
+def split(work: Callable[[int, int], object], nbytes: int) -> None:
+    """Do `work(first, end)` on all of so many bytes, where there are many of them in parts side by side.
+
+    For what leaves the interpreter's lock alone; raises what the parts raise.
+    """
+    if nbytes < SPLIT_BYTES:
+        work(0, nbytes)
+        return
+    part = -(-nbytes // PARTS // 4096) * 4096
+    spans = [(first, min(first + part, nbytes)) for first in range(0, nbytes, part)]
+    for done in [_pool().submit(work, *span) for span in spans]:
+        done.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(PARTS, thread_name_prefix="copy")
+
+
+def _move(name: str, pid: int, ends: tuple[int, int], count: int) -> None:
+    """Between an address here and one there."""
     function = getattr(_LIBC, name)
     function.restype = ctypes.c_ssize_t
     done = 0
-    start = data.ctypes.data
-    while done < data.nbytes:
-        local = _Iovec(start + done, data.nbytes - done)
-        remote = _Iovec(address + done, data.nbytes - done)
-        moved = function(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    while done < count:
+        here, there = (_Iovec(end + done, count - done) for end in ends)
+        moved = function(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
         if moved <= 0:
-            _raise(name, pid, address + done)
+            _raise(name, pid, ends[1] + done)
         done += moved
 
 
