@@ -141,16 +141,20 @@ def first_index(body: Body, value: KernelValue) -> Search | None:
     return Search(condition, missing, axes[0])
 
 
-def write_first(scope: Scope, value: KernelValue, found: Search, chunk: int) -> None:
-    """Look chunk by chunk and stop at the first hit; 32-bit indices fill the lanes as floats do."""
+SEARCHED = 512
+"""Elements looked at before the first hit may end the search."""
+
+
+def write_first(scope: Scope, value: KernelValue, found: Search) -> None:
+    """Look block by block and stop at the first hit; 32-bit indices fill the lanes as floats do."""
     name, axis = f"v{value.node}", found.axis
     part = f"part{value.node}"
     scope.line(f"int64_t {name} = INT64_C({found.missing});")
     extent = axis.extent
     search = scope.block(
-        [f"for (int64_t begin = 0; begin < {extent} && {name} == INT64_C({found.missing}); begin += {chunk})"]
+        [f"for (int64_t begin = 0; begin < {extent} && {name} == INT64_C({found.missing}); begin += {SEARCHED})"]
     )
-    search.line(f"const int64_t end = std::min<int64_t>(begin + {chunk}, {extent});")
+    search.line(f"const int64_t end = std::min<int64_t>(begin + {SEARCHED}, {extent});")
     search.line(f"int32_t {part} = INT32_MAX;")
     loop = search.block(
         [

@@ -162,7 +162,7 @@ def _special(row: _Row, value: KernelValue) -> bool:
         return True
     search = first_index(row.body, value)
     if search is not None and not row.split:
-        write_first(row.scope, value, search, row.chunk)
+        write_first(row.scope, value, search)
         return True
     return False
 
