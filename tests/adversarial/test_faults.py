@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kernelmill.errors import InfraError, TaskError
@@ -95,15 +99,15 @@ def test_a_folder_is_no_task_file(server: Server, settings: Settings, tmp_path: 
         (model("raise RuntimeError('on purpose')"), "the reference fails: RuntimeError: on purpose"),
         (model("os._exit(0)"), "the process exited with code 0"),
         (model("sys.exit(3)"), "SystemExit: 3"),
-        (model("return None"), "returns a NoneType as output 0; a tensor is right"),
-        (model("return 3.5"), "returns a float as output 0; a tensor is right"),
+        (model("return None"), "returns a NoneType as output 0; dense tensors are right"),
+        (model("return 3.5"), "returns a float as output 0; dense tensors are right"),
         (model("return ()"), "the reference returns nothing; at least one tensor is right"),
         (model("return x + torch.rand(())"), "not deterministic"),
         (model("return torch.dropout(x, 0.5, True)"), "not deterministic"),
         (model("return x.mul_(2)"), "changes its input 'x' in place"),
         (model("return x @ x"), "the reference fails: RuntimeError: mat1 and mat2"),
         (model("return torch.ones(1 << 40)"), "the reference fails"),
-        (model("return x", "open('/etc/passwd')"), "the reference fails: PermissionError"),
+        (model("return x", "open('/etc/passwd')"), r"the reference fails: PermissionError.*reads no other file"),
         (model("return x.to_sparse()"), "Sparse"),
         (model("return x", "object()"), "argument 'x' is a object; tensors, numbers and strings"),
     ],
@@ -287,9 +291,44 @@ def test_a_baseline_that_was_killed_is_the_machines_fault(own: Evaluator) -> Non
         shut(own)
 
 
+SPINNING_RUN = """
+import sys
+from pathlib import Path
+from kernelmill.config import load_config
+from kernelmill.optimize.workbench import Workbench
+from kernelmill.schema import Candidate
+
+with Workbench(load_config()) as bench:
+    task = bench.load_task(Path(sys.argv[1]))
+    with bench.evaluator(task) as evaluator:
+        evaluator.begin()
+        evaluator.bench(task.workloads[0]).baseline("eager")
+        print("ready", flush=True)
+        evaluator.evaluate(Candidate(language="python", source=sys.argv[2]), "smoke")
+"""
+
+
+def test_nothing_outlives_a_run_that_was_killed() -> None:
+    task = Path(__file__).parent / "tasks" / "softmax.py"
+    argv = [sys.executable, "-c", SPINNING_RUN, str(task), "def custom_kernel(x):\n    while True:\n        pass\n"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        everything: list[psutil.Process] = []
+        deadline = time.monotonic() + 60
+        while not any(p.cpu_percent(0.2) > 50 for p in everything) and time.monotonic() < deadline:
+            everything = psutil.Process(run.pid).children(recursive=True)
+        run.kill()
+    assert len(everything) > 3
+    _, alive = psutil.wait_procs(everything, timeout=20)
+    assert [p.cmdline() for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_nothing_runs_and_nothing_lies_about_afterwards(cells: CellSettings, settings: Settings) -> None:
     before, files = descendants(), set(os.listdir(tempfile.gettempdir()))
     server = Server(cells)
+    servers = descendants() - before
+    assert len(servers) == 2
     task = load_task(server, Path(__file__).parent / "tasks" / "softmax.py", settings.reference)
     loop = SOFTMAX_CPP.replace(
         "    const int64_t rows", "    for (volatile int i = 0;; i = 1) {}\n    const int64_t rows"
@@ -299,7 +338,7 @@ def test_nothing_runs_and_nothing_lies_about_afterwards(cells: CellSettings, set
         evaluator.evaluate(Candidate(language="cpp", source=loop), "smoke")
         evaluator.evaluate(python(spin), "smoke")
         evaluator.evaluate(Candidate(language="cpp", source=SOFTMAX_CPP), "screening")
-    assert soon(lambda: descendants() - before == {server.process.pid})
+    assert soon(lambda: descendants() - before == servers)
     server.close()
     assert soon(lambda: descendants() <= before)
     assert set(os.listdir(tempfile.gettempdir())) - files == set()

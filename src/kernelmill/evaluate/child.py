@@ -23,18 +23,13 @@ import socket
 import struct
 import tempfile
 import time
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from kernelmill.evaluate.child_memory import Arena, guarded_tensor
 from kernelmill.sandboxes import _guard
 from kernelmill.sandboxes._base import Policy
-
-ZONE = 4096
-"""Bytes of red zone on each side of every tensor the parent owns."""
-
-ALIGNMENT = 64
 
 PREPARED = ("torch._dynamo", "torch._inductor.compile_fx")
 """What tracing and `torch.compile` import when they are first used."""
@@ -117,12 +112,14 @@ def _prepare() -> None:
 
 
 def _fork_cells(control: socket.socket) -> None:
-    """Until the hang-up; then end at once, since torch takes 2 s to leave a process in order."""
+    """Until the hang-up; then end at once, since torch takes 2 s to leave a process in order, and all cells with it."""
+    server = os.getpid()
     while True:
         body, descriptors = _receive_with_descriptor(control)
         if not body:
             os._exit(0)
         if os.fork() == 0:
+            _guard.die_with_parent(server)
             control.close()
             _become_cell(json.loads(body), socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])
@@ -177,7 +174,11 @@ def _fork_inner(*, confine: bool) -> int:
         with contextlib.suppress(OSError):
             forked = _guard.fork_into_pid_namespace()
             return forked.keeper if forked else 0
-    return os.fork()
+    keeper = os.getpid()
+    inner = os.fork()
+    if not inner:
+        _guard.die_with_parent(keeper)
+    return inner
 
 
 def _silence() -> None:
@@ -337,45 +338,6 @@ class Cell:
             for name, seconds in steps.items():
                 samples.setdefault(name, []).append(seconds)
         return {"steps": {name: sorted(values)[len(values) // 2] for name, values in samples.items()}}
-
-
-class Arena:
-    """Outputs and temporaries of a declared launch: the same buffers, in order, on every call."""
-
-    def __init__(self, torch: types.ModuleType) -> None:
-        self.torch = torch
-        self.slots: list[tuple[Any, dict[str, Any]]] = []
-        self.next = 0
-
-    def rewind(self) -> None:
-        """The next allocation is the first of a call."""
-        self.next = 0
-
-    def allocate(self, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Any:
-        """The buffer for this allocation, made the first time it is asked for."""
-        key = (tuple(shape), tuple(stride), str(dtype))
-        if self.next < len(self.slots) and self.slots[self.next][1]["key"] == repr(key):
-            tensor = self.slots[self.next][0]
-        else:
-            del self.slots[self.next :]
-            tensor, address = guarded_tensor(self.torch, shape, stride, str(dtype).removeprefix("torch."), 0)
-            self.slots.append((tensor, {**address, "key": repr(key)}))
-        self.next += 1
-        return tensor
-
-
-def guarded_tensor(
-    torch: types.ModuleType, shape: Sequence[int], stride: Sequence[int], dtype: str, offset: int
-) -> tuple[Any, dict[str, Any]]:
-    """A strided tensor between two red zones, `offset` bytes off a 64-byte boundary, and where it is."""
-    kind = getattr(torch, dtype)
-    span = 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-    size = span * kind.itemsize
-    raw = torch.empty(size + 2 * ZONE + 2 * ALIGNMENT, dtype=torch.uint8)
-    start = -(-(raw.data_ptr() + ZONE) // ALIGNMENT) * ALIGNMENT + offset - raw.data_ptr()
-    flat = raw[start : start + size].view(kind)
-    tensor = flat.as_strided(tuple(shape), tuple(stride), flat.storage_offset())
-    return tensor, {"address": raw.data_ptr() + start, "bytes": size}
 
 
 def flatten(value: Any, leaves: list[Any], kinds: list[str]) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from kernelmill.errors import BuildError, LaunchError, stage
 from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor, storage_size
 from kernelmill.evaluate.cells import Call, Cell
-from kernelmill.evaluate.child import ZONE
+from kernelmill.evaluate.child_memory import ZONE
 from kernelmill.evaluate.failures import IntegrityError, SpecialisedError, StructureError
 from kernelmill.evaluate.memory import as_bytes, read_memory, write_memory
 from kernelmill.languages._base import Artifact

@@ -29,9 +29,17 @@ from pathlib import Path
 from kernelmill.errors import InfraError
 from kernelmill.sandboxes import _landlock, _namespaces, _seccomp
 from kernelmill.sandboxes._base import Policy
-from kernelmill.sandboxes._namespaces import Forked, fork_into_pid_namespace
+from kernelmill.sandboxes._namespaces import Forked, die_with_parent, fork_into_pid_namespace
 
-__all__ = ["Forked", "enter", "fork_into_pid_namespace", "interpreter_paths", "system_paths", "tighten"]
+__all__ = [
+    "Forked",
+    "die_with_parent",
+    "enter",
+    "fork_into_pid_namespace",
+    "interpreter_paths",
+    "system_paths",
+    "tighten",
+]
 
 _SYSTEM = """
 /usr /lib /lib32 /lib64 /bin /sbin /etc/alternatives /etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d

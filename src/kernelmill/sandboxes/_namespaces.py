@@ -100,9 +100,11 @@ def drop_capabilities() -> None:
     call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the thread that started it ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Have this process killed when the thread that started it ends; at once where process `parent` has ended."""
     call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def close_descriptors(keep: Collection[int]) -> None:
