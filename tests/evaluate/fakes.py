@@ -71,7 +71,7 @@ class FakeWatch(Watch):
     """Counters of a machine on which nothing else happens."""
 
     def read(self, others: object) -> Reading:
-        return Reading(0.0, CpuTimes(0.0, 0.0, 0.0))
+        return Reading(0.0, CpuTimes(0.0, 0.0))
 
 
 def instruments(clock: FakeClock, watch: Watch | None = None) -> Instruments:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelmill.errors import UserError
-from kernelmill.optimize.budget import Cost, Forecast, Ledger
+from kernelmill.optimize.budget import Cost, Ledger
 from kernelmill.schema import BudgetLimits
 
 
@@ -64,17 +62,6 @@ def test_the_search_ends_early_enough_for_what_follows_but_has_half_of_the_time(
     ledger.keep_back(500.0)
     now[0] = 29.0
     assert ledger.exhausted() is None
-
-
-def test_the_forecast_names_what_ends_first() -> None:
-    now = [0.0]
-    ledger = Ledger(BudgetLimits(trials=100, seconds=100), clock=lambda: now[0])
-    assert ledger.forecast() == Forecast(math.inf, "")
-    for i in range(4):
-        ledger.reserve(f"r{i}", 1)
-        now[0] += 5.0
-        ledger.commit(f"r{i}", Cost(trials=1))
-    assert ledger.forecast() == Forecast(16.0, "seconds")
 
 
 @pytest.mark.parametrize("limits", [BudgetLimits(), BudgetLimits(trials=0), BudgetLimits(seconds=-1.0)])

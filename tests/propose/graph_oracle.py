@@ -139,7 +139,8 @@ def _check_claims(value: Any, result: torch.Tensor, over: list[int], values: dic
 
 def run_template(kernel: TemplateKernel, env: dict[str, Any]) -> None:
     x, out, a = env[kernel.source], env[kernel.output], kernel.attrs
-    assert x.is_contiguous() and out.is_contiguous()
+    channels = a.get("channels") if kernel.template == "window" else None
+    assert all(t.movedim(1, -1).is_contiguous() if channels else t.is_contiguous() for t in (x, out))
     if kernel.template == "scan":
         flat = x.reshape(a["rows"], a["length"], a["inner"])
         out.copy_(getattr(torch, kernel.op)(flat, 1).reshape(out.shape))
@@ -155,7 +156,7 @@ def run_template(kernel: TemplateKernel, env: dict[str, Any]) -> None:
         geometry = (a["stride"], a["padding"], a["dilation"], a["channels"] // a["multiplier"])
         out.copy_(torch.conv2d(x, weight, *(bias or [None]), *geometry).reshape(out.shape))
         return
-    flat = x.reshape(1, a["batch"], *a["size"])
+    flat = x.reshape(a["batch"], channels, *a["size"]) if channels else x.reshape(1, a["batch"], *a["size"])
     geometry = (a["kernel"], a["stride"], a["padding"])
     if kernel.op == "max":
         result = torch.nn.functional.max_pool3d(flat, *geometry, dilation=a["dilation"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernelmill.languages._launch import parse
 from kernelmill.propose.embedded.build import Builder
-from kernelmill.propose.embedded.describe import describe, flops, library_flops, traffic
+from kernelmill.propose.embedded.describe import describe
 from kernelmill.propose.embedded.groups import Grouping, cuttable
 from kernelmill.propose.embedded.ir import Graph, Node
 from kernelmill.propose.embedded.plan import Allocate, FusedKernel, LaunchLine, Program, TemplateKernel
@@ -127,24 +127,10 @@ def test_a_name_of_the_program_never_hides_an_argument() -> None:
     compare(run_program(program, args), [module(*args)], 1e-5)
 
 
-def test_scalars_are_guarded() -> None:
-    graph, _ = prepare(*CASES["a scalar argument"])
-    assert plan(graph).scalar_guards == (("x1", 3),)
-
-
-def test_traffic_and_work_of_a_softmax() -> None:
+def test_a_softmax_in_words() -> None:
     program = check(made(lambda x: torch.softmax(x, 1)), [torch.randn(8, 16)])
-    assert traffic(program) == {"k0": 2 * 8 * 16 * 4}
-    assert flops(program) == {"k0": 5 * 8 * 16}
     (line,) = describe(program)
     assert line == "row kernel k0 P=[i0:8] R=[i1:16] reads p0 writes out: amax, sub, exp, sum, div"
-
-
-def test_work_of_library_calls() -> None:
-    graph, _ = prepare(*CASES["linear, bias, activation"])
-    assert list(library_flops(graph).values()) == [2 * 6 * 10 * 4]
-    graph, _ = prepare(*CASES["conv and squeeze"])
-    assert list(library_flops(graph).values()) == [2 * (2 * 6 * 6 * 6) * (6 * 3 * 3)]
 
 
 SHAPES = ((4, 6), (6, 4), (24,), (2, 2, 6), (1, 6), (4, 1), (2, 3, 4))

@@ -34,11 +34,6 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, 
 """u of each floating dtype: half the distance from 1 to the next number."""
 
 
-def is_floating(dtype: str) -> bool:
-    """Whether the dtype is a real floating one."""
-    return dtype in UNIT_ROUNDOFF
-
-
 def storage_size(shape: Sequence[int], stride: Sequence[int]) -> int:
     """Elements of storage that a strided tensor spans; 0 where it has no elements."""
     if 0 in shape:

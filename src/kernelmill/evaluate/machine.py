@@ -47,7 +47,6 @@ def huge_pages() -> str:
 class CpuTimes:
     """CPU seconds of the whole machine since it started."""
 
-    busy_s: float
     steal_s: float
     total_s: float
 
@@ -61,8 +60,7 @@ class CpuTimes:
         """From the line `cpu user nice system idle iowait irq softirq steal ...`; guest time is part of user time."""
         values = [int(word) / ticks for word in line.split()[1:9]]
         values += [0.0] * (8 - len(values))
-        idle = values[3] + values[4]
-        return cls(busy_s=sum(values) - idle - values[7], steal_s=values[7], total_s=sum(values))
+        return cls(steal_s=values[7], total_s=sum(values))
 
 
 def steal_share(before: CpuTimes, after: CpuTimes) -> float:

@@ -112,11 +112,6 @@ def floor(signature: Signature, flops: float, limits: Rates, llc: Literal["cold"
     return Floor(max(memory_s, compute_s) * 1e6, "memory" if memory_s >= compute_s else "compute")
 
 
-def headroom(time_us: float, least: Floor) -> float:
-    """How many times faster a kernel could become: time / floor; 1 where it is at the limit."""
-    return max(1.0, time_us / least.time_us) if least.time_us > 0 else float("inf")
-
-
 def implausible(time_us: float, least: Floor) -> str | None:
     """What to say where a kernel is faster than the device can be, or None."""
     if time_us >= IMPLAUSIBLE * least.time_us:

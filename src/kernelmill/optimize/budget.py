@@ -30,16 +30,6 @@ class Cost:
         )
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """How far the rest of the budget reaches at the mean cost so far."""
-
-    requests: float
-    """Requests that still fit; infinite where nothing that is limited was spent yet."""
-    limit: str
-    """What ends first: `trials`, `seconds`, `dollars` or `tokens`; empty where nothing does."""
-
-
 RESOURCES = ("trials", "seconds", "dollars", "tokens")
 
 
@@ -132,18 +122,3 @@ class Ledger:
             if name == "seconds" and used + self._kept_back_s >= limit:
                 return f"of the budget of {limit:g} seconds {used:.0f} are spent, promotion needs the rest"
         return None
-
-    def forecast(self) -> Forecast:
-        """How many more requests fit, at the mean cost of those closed in this session."""
-        passed = self._clock() - self._start
-        means = {
-            "trials": self._committed.trials / max(1, self._commits),
-            "seconds": passed / max(1, self._commits) if self._commits else 0.0,
-            "dollars": self._committed.dollars / max(1, self._commits),
-            "tokens": self._committed.tokens / max(1, self._commits),
-        }
-        reach = {name: max(0.0, self.left(name)) / means[name] for name in self.limits if means[name] > 0}
-        if not reach:
-            return Forecast(math.inf, "")
-        first = min(reach, key=lambda name: reach[name])
-        return Forecast(reach[first], first)

@@ -142,9 +142,6 @@ LOGICAL: dict[str, Word] = {
 }
 """Arguments are read as bools, and so is the answer."""
 
-POINTWISE_OPS = frozenset({*UNARY, *CLASSIFY, *COMPARE, *BINARY, *LOGICAL, "where", "clamp"})
-"""Every pointwise operation this printer has words for."""
-
 INTEGER_WORDS = {"floor": "{0}", "ceil": "{0}", "round": "{0}", "trunc": "{0}", "fmod": "{0} % {1}"}
 """Operations that mean something else for integers."""
 

@@ -28,7 +28,6 @@ class Name:
     text: str
 
 
-Literal_ = bool | int | float | str | None
 Arg = Any
 """`Ref`, `Name`, a literal, or a (nested) list of these."""
 
@@ -112,8 +111,6 @@ class Graph:
     """Launch argument names: the positional arguments, then the state."""
     output_strides: tuple[tuple[int, ...], ...]
     """Strides eager gives to each output."""
-    scalars: tuple[tuple[str, Any], ...] = ()
-    """Launch name and value of each argument that is not a tensor; the values are baked in."""
 
     @cached_property
     def by_id(self) -> dict[int, Node]:
@@ -182,7 +179,6 @@ def to_json(graph: Graph) -> str:
             "outputs": graph.outputs,
             "inputs": graph.inputs,
             "output_strides": graph.output_strides,
-            "scalars": graph.scalars,
         }
     )
 
@@ -208,5 +204,4 @@ def from_json(text: str) -> Graph:
         tuple(data["outputs"]),
         tuple(data["inputs"]),
         tuple(tuple(s) for s in data["output_strides"]),
-        tuple((name, value) for name, value in data["scalars"]),
     )

@@ -123,5 +123,3 @@ class Program:
     """What the launch returns, e.g. `out` or `(out, s1)`."""
     guards: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """Argument name -> shape it must have: the program is specialised to these."""
-    scalar_guards: tuple[tuple[str, Any], ...] = ()
-    """Argument name -> value it must have, for arguments that are not tensors."""

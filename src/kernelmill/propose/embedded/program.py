@@ -68,7 +68,7 @@ class _Planner:
         results = [self._output(o, s) for o, s in zip(self.graph.outputs, self.graph.output_strides, strict=True)]
         returns = results[0] if len(results) == 1 else f"({', '.join(results)})"
         guards = tuple((n.op, n.shape) for n in self.graph.nodes if n.kind == "input")
-        return Program(self.graph.inputs, tuple(self.steps), returns, guards, self.graph.scalars)
+        return Program(self.graph.inputs, tuple(self.steps), returns, guards)
 
     # -- names -----------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,8 +54,7 @@ def trace(module: torch.nn.Module, args: list[Any], argument_names: list[str]) -
         raise ValueError(f"every output must be a tensor, got {kinds[0].__name__}")
     tensor_names = [names[i] for i in slots] + names[len(args) :]
     _refuse_mutation(traced, tensor_names)
-    scalars = tuple((names[i], a) for i, a in enumerate(args) if not isinstance(a, torch.Tensor))
-    return replace(lower(traced, names, tensor_names), scalars=scalars)
+    return lower(traced, names, tensor_names)
 
 
 def _make_fx(run: Callable[..., Any], tensors: list[Any], weights: list[Any]) -> torch.fx.GraphModule:
