@@ -248,10 +248,13 @@ def test_a_run_s_beginning_must_name_one_run(monkeypatch: pytest.MonkeyPatch, ta
         api.load_run(runs[0].info.id[:4], config)
 
 
-def test_without_torch_the_verbs_say_what_to_install(monkeypatch: pytest.MonkeyPatch, config: RunConfig) -> None:
+def test_without_torch_the_verbs_say_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: RunConfig
+) -> None:
+    (tmp_path / "task.py").write_text(TASK)
     monkeypatch.setattr(sys.modules[Workbench.__module__], "find_spec", lambda name: None)
     with pytest.raises(ToolchainError, match=r"pip install 'kernelmill\[torch\]'"):
-        api.show("task.py", config=config)
+        api.show(tmp_path / "task.py", config=config)
 
 
 def test_an_unknown_searcher_is_refused_before_anything_is_measured(

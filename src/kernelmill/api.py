@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernelmill.config import RunConfig, load_config
-from kernelmill.errors import UserError
+from kernelmill.errors import DiskError, UserError
 from kernelmill.schema import BudgetLimits, Candidate, Evaluation, Event, Level, RunInfo, Task
 
 if TYPE_CHECKING:
@@ -281,10 +281,16 @@ def _drive(bench: Workbench, store: Sqlite, info: RunInfo, on_event: Callable[[E
         if on_event is not None:
             on_event(event)
     found = read_run(store, info, folder)
-    if found.best is not None:
-        _export(bench, found, found.best_folder)
-    elif found.events:
-        _report(bench, found)
+    try:
+        if found.best is not None:
+            _export(bench, found, found.best_folder)
+        elif found.events:
+            _report(bench, found)
+    except OSError as error:
+        raise DiskError(
+            f"{found.headline} It is in the log, but {error.filename or folder} cannot be written: {error.strerror}; "
+            f"free space there, then: kernelmill runs export {info.id}"
+        ) from error
     return found
 
 

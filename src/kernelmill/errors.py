@@ -40,6 +40,12 @@ class InfraError(KernelMillError):
     exit_code = 5
 
 
+class DiskError(KernelMillError):
+    """A folder that the work needs is full or cannot be written; trying again at once mends nothing."""
+
+    exit_code = 5
+
+
 class BudgetError(KernelMillError):
     """The budget ended before there was a result."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelmill.errors import BuildError, ToolchainError
+from kernelmill.errors import BuildError, DiskError, ToolchainError
 from kernelmill.languages._compile import Limits
 from kernelmill.languages._launch import parse
 from kernelmill.languages._scan import check_source, exported, labels, parameters
@@ -128,7 +128,7 @@ def test_a_compile_bomb_ends_in_time(cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_a_toolchain_error_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     blocked = Cpp(tmp_path / "file", sandbox=choose(OFF))
-    with pytest.raises(ToolchainError, match="choose another folder"):
+    with pytest.raises(DiskError, match="set KERNELMILL_CACHE to another folder"):
         blocked.build(Candidate(language="cpp", source=RELU_SOURCE), RELU)
 
 

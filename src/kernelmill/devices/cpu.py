@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from kernelmill import config
 from kernelmill.devices._base import Description, Device, Peaks
 from kernelmill.errors import InfraError, ToolchainError
 from kernelmill.schema import digest
@@ -61,7 +62,7 @@ class Cpu(Device):
     def __init__(
         self, cache_dir: Path | None = None, compiler: tuple[str, ...] = ("g++", "c++"), threads: int | None = None
     ) -> None:
-        self.cache_dir = cache_dir or Path.home() / ".cache" / "kernelmill" / "devices"
+        self.cache_dir = cache_dir or config.cache_dir() / "devices"
         self.compiler = compiler
         self.threads = threads or len(os.sched_getaffinity(0))
 
@@ -94,12 +95,16 @@ class Cpu(Device):
         if known and not refresh:
             return known[0]
         found = highest([*known, *self._measure(compiler)])
+        with suppress(OSError):  # where nothing can be kept, the next run measures again
+            self._keep(path, found)
+        return found
+
+    def _keep(self, path: Path, found: Peaks) -> None:
+        """Renamed into place, so that two measurements at a time leave one whole file."""
         self.cache_dir.mkdir(parents=True, exist_ok=True)
-        # Renamed into place, so that two measurements at a time leave one whole file.
         with tempfile.NamedTemporaryFile("w", dir=self.cache_dir, suffix=".tmp", delete=False) as file:
             json.dump(asdict(found), file)
         Path(file.name).replace(path)
-        return found
 
     def _compiler(self) -> str:
         for name in self.compiler:

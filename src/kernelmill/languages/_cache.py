@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelmill.errors import ToolchainError
+from kernelmill.errors import DiskError
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,16 @@ def cache_key(*parts: str) -> str:
 
 @contextmanager
 def disk(root: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a ToolchainError that says what to do."""
+    """Turn a full or read-only disk into a DiskError that says what to do."""
     try:
         yield
     except OSError as exc:
         full = exc.errno in {errno.ENOSPC, errno.EDQUOT}
         what = "is full" if full else f"cannot be used ({exc.strerror or exc})"
         remedy = f"delete {root} to free it" if full else "make it writable"
-        raise ToolchainError(f"the compile cache {root} {what}; {remedy}, or choose another folder") from exc
+        raise DiskError(
+            f"the compile cache {root} {what}; {remedy}, or set KERNELMILL_CACHE to another folder"
+        ) from exc
 
 
 class LibraryCache:
@@ -79,7 +81,7 @@ class LibraryCache:
         """Take a freshly built library in; gives back where it now lies.
 
         Raises:
-            ToolchainError: The disk is full or read-only.
+            DiskError: The disk is full or read-only.
         """
         with disk(self.root):
             data = built.read_bytes()

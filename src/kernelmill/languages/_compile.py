@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from kernelmill.errors import BuildError, ToolchainError
+from kernelmill.errors import BuildError, DiskError, ToolchainError
 from kernelmill.languages._cache import LibraryCache, disk
 from kernelmill.languages._diagnostics import trim
 from kernelmill.languages._toolchain import LINK_FLAGS, Compiler
@@ -85,7 +86,10 @@ class Compile:
             argv = [self.compiler.path, *flags, "-x", "c++-header", str(text), "-o", f"{text}.gch"]
             outcome = self._run(argv, workdir, (), _HEADER_SECONDS)
             if outcome.code != 0:
-                raise ToolchainError(f"{self.compiler.path} does not compile the standard headers: {_tail(outcome)}")
+                said = _tail(outcome)
+                if os.strerror(errno.ENOSPC) in said:
+                    raise DiskError(f"the compile cache {self.cache.root} is full: {said}")
+                raise ToolchainError(f"{self.compiler.path} does not compile the standard headers: {said}")
             with disk(self.cache.root), suppress(FileExistsError):
                 _publish(workdir, folder)
         return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from kernelmill.errors import InfraError, ToolchainError
 from kernelmill.evaluate import machine, roofline
 from kernelmill.evaluate.cells import CellSettings, Server
 from kernelmill.evaluate.pipeline import Evaluator
-from kernelmill.evaluate.reference import ReferencePolicy, load_task
+from kernelmill.evaluate.reference import ReferencePolicy, load_task, read_task_file
 from kernelmill.evaluate.settings import Settings
 from kernelmill.registry import Registry
 from kernelmill.schema import Task
@@ -107,6 +107,10 @@ class Workbench:
             return None
         return roofline.rates(self.peaks, self.description, self.cells.threads, dtype)
 
+    def _measured_again(self, dtype: str) -> roofline.Rates:
+        peaks = self.device.peaks(refresh=True)
+        return roofline.rates(peaks, self.description, self.cells.threads, dtype)
+
     def figures(self) -> dict[str, float]:
         """The device as operators see it."""
         figures = {"threads": float(self.cells.threads), "llc_bytes": float(self.llc_bytes)}
@@ -123,16 +127,19 @@ class Workbench:
 
     def load_task(self, path: Path, workloads: Sequence[str] = ()) -> Task:
         """Read a task file; its reference runs once per workload, confined. Raises TaskError."""
+        read_task_file(path.absolute())  # what is wrong with the text is said before a server is started
         return load_task(self.server, path.absolute(), self.reference, workloads)
 
     def evaluator(self, task: Task) -> Evaluator:
         """A judge with a fresh secret seed. Close it when done."""
         dtypes = {spec.dtype for w in task.workloads for spec in w.signature.tensors}
         compiled = ("compile",) if self.config.measure.compile_baseline else ()
+        dtype = "float64" if dtypes == {"float64"} else "float32"
         settings = Settings(
             cells=self.cells,
             reference=self.reference,
-            rates=self.rates("float64" if dtypes == {"float64"} else "float32"),
+            rates=self.rates(dtype),
+            remeasure=partial(self._measured_again, dtype) if self.peaks else None,
             baselines=("eager", *compiled),
             llc_bytes=self.llc_bytes,
         )
