@@ -108,6 +108,24 @@ def test_a_baseline_that_does_not_run_here_is_named_beside_the_result(monkeypatc
     assert "claim:exact" not in found
 
 
+def test_what_the_kernel_does_not_take_counts_as_the_reference_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = passed(4.0)
+    refused = verdict.results[0].model_copy(update={"workload": "tiny", "specialised": True, "comparisons": ()})
+    mixed = verdict.model_copy(
+        update={"results": (*verdict.results, refused), "held_out": (verdict.results[0], refused, refused)}
+    )
+    answering(monkeypatch, "optimize", told(story(mixed), KERNEL, mixed))
+    found = " ".join(run("optimize", "op.py").stdout.split())
+    assert "2.0x" in found, "the geometric mean of 4 and 1"
+    assert "held: 1 of 3 held-out cases, the reference answers 2 that the kernel does not take" in found
+
+
+def test_a_comparison_of_one_run_is_a_mistake() -> None:
+    found = run("runs", "compare", "20260504-op-1f")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "at least two runs, got 1" in found.stderr
+
+
 def test_evaluate_as_json_is_one_object_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, "evaluate", passed(1.5))
     found = json.loads(run("evaluate", "op.py", "k.cpp", "--output", "json").stdout)

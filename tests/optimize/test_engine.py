@@ -203,6 +203,14 @@ def test_only_what_may_be_the_fastest_is_measured_in_full(store: Sqlite) -> None
     assert levels == {fast.id: ["screening", "full"], slow.id: ["screening"], failing.id: ["screening"]}
 
 
+def test_what_can_be_no_gain_is_not_measured_in_full(store: Sqlite) -> None:
+    def equal(candidate: Candidate, level: Level) -> Evaluation:
+        return passed(1.0, 0.02, level)
+
+    events = list(engine(store, "best_of_n", operators={"toy": Fixed([toy_candidate(1)])}, evaluate=equal).run())
+    assert {level for _, level in measured(events)} == {"screening"}
+
+
 def test_a_lucky_screening_does_not_keep_others_from_the_full_measurement(store: Sqlite) -> None:
     lucky, good = toy_candidate(1), toy_candidate(3)
 

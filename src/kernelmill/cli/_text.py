@@ -173,7 +173,7 @@ def run_text(run: Run) -> str:
     if run.evaluation is not None:
         lines += [line for result in run.evaluation.results for line in _result_lines(result, verbose=False)]
         lines += [f"  {label}" for label in run.evaluation.labels if label.startswith("no ")]
-        lines.append(f"  held: {len(run.evaluation.held_out)} held-out cases, fresh process, fresh seed")
+        lines.append(f"  held: {_held(run.evaluation)}, fresh process, fresh seed")
     lines.append(f"  stopped: {run.stopped or 'it was cut off'}")
     if run.module:
         lines.append(f"  module: {brief(run.module)}")
@@ -182,6 +182,16 @@ def run_text(run: Run) -> str:
     if run.interrupted:
         lines.append(f"  go on: kernelmill runs resume {run.info.id}")
     return "\n".join(lines)
+
+
+def _held(found: Passed) -> str:
+    taken = sum(not r.specialised for r in found.held_out)
+    rest = len(found.held_out) - taken
+    if not rest:
+        return f"{taken} held-out cases"
+    return (
+        f"{taken} of {len(found.held_out)} held-out cases, the reference answers {rest} that the kernel does not take"
+    )
 
 
 def run_data(run: Run) -> dict[str, Any]:
@@ -200,12 +210,18 @@ def run_data(run: Run) -> dict[str, Any]:
     }
 
 
+def _without_speedup(run: Run) -> str:
+    if run.undecided:
+        return "no verdict"
+    return "nothing promoted yet" if run.interrupted else "no gain"
+
+
 def runs_text(found: Sequence[Run]) -> str:
     """One line a run."""
     rows = [("run", "searcher", "candidates", "right", "seconds", "result")]
     for run in found:
         story = fold(run.events)
-        result = bounded(run.speedup) if run.speedup else "no verdict" if run.undecided else "no gain"
+        result = bounded(run.speedup) if run.speedup else _without_speedup(run)
         rows.append(
             (
                 run.info.id,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kernelmill.cli._verb import Face, verb
+from kernelmill.errors import UserError
 
 app = typer.Typer(help="Runs of this folder: list, show, resume, compare, export.", no_args_is_help=True)
 
@@ -76,6 +77,8 @@ def compare_runs(
     from kernelmill import api
     from kernelmill.cli._text import run_data, runs_text
 
+    if len(runs) < 2:
+        raise UserError(f"a comparison needs at least two runs, got {len(runs)}: {runs[0]}")
     config = face.config()
     found = [api.load_run(run, config) for run in runs]
     face.result(runs_text(found), [run_data(run) for run in found])

@@ -41,6 +41,8 @@ class Run:
     """What promotion measured of it; these are the figures to quote."""
     why_not: str = ""
     """Where nothing held: what the last promotion said, or why there was none."""
+    no_gain: Passed | None = None
+    """Where nothing held: what was measured of the last candidate that was right, but no faster."""
 
     @property
     def speedup(self) -> Interval | None:
@@ -99,16 +101,18 @@ def read_run(store: Store, info: RunInfo, folder: Path) -> Run:
     events = tuple(store.events(info.id))
     story = fold(events)
     held: list[tuple[Candidate, Passed]] = []
-    refused = ""
+    refused: Evaluation | None = None
+    why_not = ""
     for event in events:
         if isinstance(event, Promoted) and event.candidate in story.trials:
             evaluation = _EVALUATION.validate_json(store.get(event.evidence)) if event.evidence else None
             if event.held and isinstance(evaluation, Passed):
                 held.append((story.trials[event.candidate].candidate, evaluation))
             elif not event.held:
-                refused = _refusal(evaluation)
+                refused, why_not = evaluation, _refusal(evaluation)
     if not held:
-        return Run(info, folder, events, why_not=refused or _why_nothing(events))
+        no_gain = refused if isinstance(refused, Passed) else None
+        return Run(info, folder, events, why_not=why_not or _why_nothing(events), no_gain=no_gain)
     best, evaluation = max(held, key=lambda pair: i.low if (i := pair[1].speedup()) else 0.0)
     return Run(info, folder, events, best, evaluation)
 

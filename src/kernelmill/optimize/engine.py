@@ -18,6 +18,7 @@ from kernelmill.optimize._journal import Journal, Progress
 from kernelmill.optimize._pool import Interrupt, Pool
 from kernelmill.optimize._slow import Evaluate, Failure, Promote, measure, promoted, propose
 from kernelmill.optimize.budget import Cost, Ledger
+from kernelmill.optimize.promotion import GAIN
 from kernelmill.propose._base import Operator, View
 from kernelmill.schema import (
     Asked,
@@ -333,11 +334,11 @@ class Engine:
         return None
 
     def _may_lead(self, candidate: str) -> bool:
-        """Whether its interval reaches that of the fastest so far."""
+        """Whether its interval reaches that of the fastest so far, and a gain at all."""
         evaluation = self.journal.evaluations.get(candidate)
         interval = evaluation.speedup() if isinstance(evaluation, Passed) else None
         leader = self.journal.leader
-        return interval is not None and (leader is None or interval.high >= leader.low)
+        return interval is not None and interval.high >= max(GAIN, leader.low if leader else 0.0)
 
     def _promotions(self) -> Iterator[Event]:
         """Promote the best; where it does not hold, the next best, a few times."""

@@ -123,7 +123,10 @@ class Passed(Spec):
     """Wall time the evaluation took."""
 
     def speedup(self, baseline: str | None = None) -> Interval | None:
-        """Geometric mean over the workloads against one baseline, or against the best of each."""
+        """Geometric mean over the workloads against one baseline, or against the best of each.
+
+        A workload that the candidate does not take counts as 1: the reference answers there.
+        """
         picked = [
             (r.best_baseline if baseline is None else next((c for c in r.comparisons if c.baseline == baseline), None))
             for r in self.results
@@ -134,7 +137,7 @@ class Passed(Spec):
             return None
 
         def mean(values: list[float]) -> float:
-            return math.exp(sum(math.log(v) for v in values) / len(values))
+            return math.exp(sum(math.log(v) for v in values) / len(self.results))
 
         return Interval(
             ratio=mean([i.ratio for i in intervals]),
