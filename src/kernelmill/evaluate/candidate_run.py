@@ -84,11 +84,15 @@ class CandidateRun:
         try:
             self._poison()
             outputs = self._call(tensors)
+            if not self.side.sizes:
+                # What the launch allocates is known after a first call; only then has it poison and red zones.
+                self._learn(outputs)
+                self._poison()
+                outputs = self._call(tensors)
         except SpecialisedError:
             raise
         except StageError as error:
             raise Rejected(self.failed(error, replay)) from error
-        self._learn(outputs)
         self._check_structure(outputs, replay)
         return outputs
 
@@ -106,9 +110,8 @@ class CandidateRun:
             self.side.forget()
 
     def _learn(self, outputs: Sequence[HostTensor]) -> None:
-        if not self.side.sizes:
-            self.side.sizes = [o.storage.nbytes for o in outputs]
-            self.side.learn_arena()
+        self.side.sizes = [o.storage.nbytes for o in outputs]
+        self.side.learn_arena()
 
     def _check_structure(self, outputs: Sequence[HostTensor], replay: str) -> None:
         failed = structure(self.bench.signature.outputs, [o.spec for o in outputs], self.contract)

@@ -24,6 +24,9 @@ suites: Registry[Suite] = Registry("kernelmill.suites", Suite)
 
 MAX_SOURCE = 1 << 20
 
+_OUTSIDE = ("FileNotFoundError", "PermissionError", "URLError", "gaierror", "ConnectionError", "ConnectionRefusedError")
+"""What Python raises where a file or a network is out of reach."""
+
 
 def read_task_file(path: Path) -> tuple[str, str]:
     """Text of a task file and the suite that reads it; nothing is executed.
@@ -87,7 +90,8 @@ class ReferenceCell:
         try:
             return self.cell.ask(do, limit_s, **fields)
         except StageError as error:
-            raise TaskError(f"{self.path}: the reference fails: {error}") from error
+            what = "the reference cannot be traced" if do == "trace" else "the reference fails"
+            raise TaskError(f"{self.path}: {what}: {_said(error)}") from error
 
     def setup(self, axes: dict[str, int], contract: Contract, mode: str = "eager", seed: int = 0) -> Signature:
         """Build it for one workload.
@@ -118,7 +122,8 @@ class ReferenceCell:
         for number, output in enumerate(answer["outputs"]):
             if "type" in output:
                 raise TaskError(
-                    f"{self.path}: the reference returns a {output['type']} as output {number}; a tensor is right"
+                    f"{self.path}: the reference returns a {output['type']} as output {number}; "
+                    "dense tensors are right, and tuples and lists of them"
                 )
             if output["dtype"] not in STORAGE:
                 raise TaskError(
@@ -196,6 +201,13 @@ class ReferenceCell:
     def close(self) -> None:
         """End the cell."""
         self.cell.close()
+
+
+def _said(error: StageError) -> str:
+    """Its first line, and what a task file may not do where that is the reason."""
+    lines = str(error).splitlines()
+    hint = "; a task file has no network and reads no other file: make its data in the file itself"
+    return lines[0] + (hint if any(sign in lines[0] for sign in _OUTSIDE) else "")
 
 
 def _output(described: dict[str, Any]) -> dict[str, Any]:
