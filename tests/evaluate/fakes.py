@@ -63,7 +63,7 @@ class FakeSide:
         self.clock.now += HANDSHAKE_S
         return HANDSHAKE_S
 
-    def outputs(self) -> list[HostTensor]:
+    def outputs(self, part: int | None = None) -> list[HostTensor]:
         return [tensor(self.result, "out")]
 
 

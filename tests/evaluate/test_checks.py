@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kernelmill.evaluate import agreement
+from kernelmill.evaluate import arrays
 from kernelmill.evaluate.agreement import agree, tolerance
 from kernelmill.evaluate.arrays import HostTensor, from_float64, to_float64
 from kernelmill.evaluate.checks import Case, accuracy, meaningless, structure
@@ -277,28 +279,43 @@ def test_a_timed_call_agrees_with_the_baseline_or_is_named() -> None:
     seen, _ = judge(NATIVE)
     allowed = tolerance(seen, Contract())
     other = np.asarray(sum(A32[:, i : i + 64] @ B32[i : i + 64] for i in range(0, 512, 64)), np.float32)
-    assert agree([tensor(other)], [NATIVE], allowed, full=True) is None
+    assert agree([tensor(other)], [NATIVE], allowed) is None
     other[9, 9] += 0.1
-    failed = agree([tensor(other)], [NATIVE], allowed, full=False)
+    failed = agree([tensor(other)], [NATIVE], allowed, 77)
     assert failed is not None
     assert "[9, 9]" in failed.message
     nan = NATIVE.view.copy()
     nan[5, 5] = np.nan
-    assert agree([tensor(nan)], [NATIVE], allowed, full=True) is not None
-    assert agree([tensor(nan)], [tensor(nan)], allowed, full=True) is None
+    assert agree([tensor(nan)], [NATIVE], allowed) is not None
+    assert agree([tensor(nan)], [tensor(nan)], allowed) is None
+
+
+@given(count=st.integers(1, 10**7), itemsize=st.sampled_from([1, 2, 4, 8]), part=st.integers(0, 2**62))
+def test_pieces_are_within_the_tensor_and_hold_both_ends(count: int, itemsize: int, part: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "WHOLE_BYTES", 1 << 16)
+        found = arrays.pieces(count, itemsize, part)
+        assert found == arrays.pieces(count, itemsize, part)
+    assert found[0].start == 0
+    assert found[-1].stop == count
+    assert all(0 <= piece.start < piece.stop <= count for piece in found)
+    assert len(found) == 1 or sum(piece.stop - piece.start for piece in found) * itemsize <= 66 * 4096
 
 
 def test_one_changed_element_of_a_large_output_is_seen_when_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "FULL_BYTES", 1 << 20)
+    monkeypatch.setattr(arrays, "WHOLE_BYTES", 1 << 20)
     base = RNG.standard_normal(1 << 19).astype(np.float32)
     wrong = base.copy()
     wrong[345_678] += 1
-    assert agree([tensor(wrong)], [tensor(base)], 1e-5, full=True) is not None
-    assert agree([tensor(wrong)], [tensor(base)], 1e-5, full=False) is None
-    assert agree([tensor(-base)], [tensor(base)], 1e-5, full=False) is not None
+    assert agree([tensor(wrong)], [tensor(base)], 1e-5) is not None
+    assert agree([tensor(wrong)], [tensor(base)], 1e-5, 77) is None
+    assert agree([tensor(-base)], [tensor(base)], 1e-5, 77) is not None
+    stale = base.copy()
+    stale[-1] += 1
+    assert agree([tensor(stale)], [tensor(base)], 1e-5, 78) is not None, "both ends are always looked at"
 
 
 def test_integers_of_a_timed_call_are_exact() -> None:
     right = np.arange(5)
-    assert agree([tensor(right, dtype="int64")], [tensor(right, dtype="int64")], 1.0, full=True) is None
-    assert agree([tensor(right[::-1], dtype="int64")], [tensor(right, dtype="int64")], 1.0, full=True) is not None
+    assert agree([tensor(right, dtype="int64")], [tensor(right, dtype="int64")], 1.0) is None
+    assert agree([tensor(right[::-1], dtype="int64")], [tensor(right, dtype="int64")], 1.0) is not None

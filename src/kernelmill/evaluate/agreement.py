@@ -6,17 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernelmill.evaluate.arrays import Array, HostTensor, to_float64
+from kernelmill.evaluate.arrays import Array, HostTensor, pieces, to_float64
 from kernelmill.evaluate.differences import CHUNK
 from kernelmill.evaluate.families import LEAST_NORMAL, real_dtype
 from kernelmill.evaluate.mismatch import index_text
 from kernelmill.schema import Accuracy, Contract, Failed
-
-FULL_BYTES = 64 * 2**20
-"""Outputs up to this size are compared in full at every call: 8 M fp32 elements take 12 ms (Zen 3)."""
-
-FINGERPRINT = 65536
-"""Elements of a larger output that are compared when a full comparison was not asked for."""
 
 
 def tolerance(accuracy: Accuracy, contract: Contract) -> float:
@@ -30,7 +24,7 @@ def tolerance(accuracy: Accuracy, contract: Contract) -> float:
 
 
 def agree(
-    candidate: Sequence[HostTensor], native: Sequence[HostTensor], allowed: float, *, full: bool, start: int = 0
+    candidate: Sequence[HostTensor], native: Sequence[HostTensor], allowed: float, part: int | None = None
 ) -> Failed | None:
     """Compare a timed call's outputs with the baseline's on the same content.
 
@@ -41,19 +35,20 @@ def agree(
         candidate: Outputs, structure already checked.
         native: The eager baseline's outputs.
         allowed: `tolerance`.
-        full: Compare every element; otherwise large outputs by a strided sample.
-        start: Secret number that says where the sample starts: a candidate that knew it could compute the sample only.
+        part: Which `pieces` of large outputs are compared; both sides must have them laid out alike, without gaps.
     """
     for number, (ours, theirs) in enumerate(zip(candidate, native, strict=True)):
         if ours.spec.numel == 0:
             continue
-        step = 1 if full or ours.storage.nbytes <= FULL_BYTES else max(1, ours.spec.numel // FINGERPRINT) | 1
-        first = start % step
-        left, right = (np.ascontiguousarray(t.view).reshape(-1)[first::step] for t in (ours, theirs))
+        chosen = pieces(ours.storage.size, ours.storage.itemsize, part)
+        if len(chosen) > 1:
+            left, right = (np.concatenate([t.storage[piece] for piece in chosen]) for t in (ours, theirs))
+        else:
+            left, right = (np.ascontiguousarray(t.view).reshape(-1) for t in (ours, theirs))
         dtype = real_dtype(ours.spec.dtype)
         at = _unequal(left, right) if dtype is None else _apart(left, right, dtype, allowed)
         if at is not None:
-            where = index_text(first + at * step, ours.spec.shape)
+            where = index_text(at, ours.spec.shape) if len(chosen) == 1 else "a place that was looked at"
             expected, got = (_shown(side[at], dtype) for side in (right, left))
             message = f"a timed call's output {number} differs from the baseline's at {where}: {expected}, got {got}"
             return Failed(stage="integrity", message=message)

@@ -98,6 +98,11 @@ class ContentSource:
         """Whether this call's arguments nearly equal the call's before: only a full comparison tells stale output."""
         return index % 2 == 1 and bool(self._rng("near", index).integers(2))
 
+    def part(self, index: int) -> int | None:
+        """Which `arrays.pieces` of large tensors are looked at; None, for all, in one call of four and after a twin."""
+        rng = self._rng("part", index)
+        return None if rng.integers(4) == 0 or self.is_near(index) else int(rng.integers(2**62))
+
     def replay(self, family: Family, index: int) -> str:
         """How to name a case in a message; the seed is named by its hash, so that it stays secret."""
         return f"family={family} index={index} seed={hashlib.sha256(self._seed).hexdigest()[:12]}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernelmill.errors import BuildError, LaunchError, stage
-from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor, storage_size
+from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor, pieces, storage_size
 from kernelmill.evaluate.cells import Call, Cell
 from kernelmill.evaluate.child_memory import ZONE
 from kernelmill.evaluate.failures import IntegrityError, SpecialisedError, StructureError
@@ -119,10 +119,11 @@ class Side:
         self.cell.freeze()
         return seconds
 
-    def outputs(self, *, keep: bool = False) -> list[HostTensor]:
+    def outputs(self, part: int | None = None, *, keep: bool = False) -> list[HostTensor]:
         """What the last call returned, copied out of the frozen process's memory.
 
-        Without `keep` it is valid until outputs are asked for again: fresh memory costs more than the copy.
+        Without `keep` it is valid until outputs are asked for again: fresh memory costs more than the copy. With
+        `part` only those `pieces` of large outputs are copied, and of large inputs looked at.
 
         Raises:
             StructureError: Other count, nesting or type than the reference's.
@@ -133,10 +134,10 @@ class Side:
             raise StructureError(f"the result cannot be looked at: {answer['error']}")
         with stage(StructureError):  # whatever is wrong with the answer, its sender is not to be trusted
             self._check_tree(answer)
-            found = [self._snapshot(i, o, keep=keep) for i, o in enumerate(answer["outputs"])]
+            found = [self._snapshot(i, o, part, keep=keep) for i, o in enumerate(answer["outputs"])]
         if self.trusted:
             return found
-        self._check_inputs()
+        self._check_inputs(part)
         self._check_zones([*self.slots, *self.arena])
         return found
 
@@ -164,7 +165,7 @@ class Side:
             if output["flags"]:
                 raise StructureError(f"output {number} is a lazy {output['flags']} view; resolve it before returning")
 
-    def _snapshot(self, number: int, output: dict[str, Any], *, keep: bool) -> HostTensor:
+    def _snapshot(self, number: int, output: dict[str, Any], part: int | None, *, keep: bool) -> HostTensor:
         spec = TensorSpec(
             name="out", shape=output["shape"], dtype=output["dtype"], stride=output["stride"], role="output"
         )
@@ -178,7 +179,9 @@ class Side:
             tensor = empty_tensor(spec)
         if not keep:
             self._snapshots[number] = tensor
-        read_memory(self.pid, output["address"], tensor.storage)
+        item = tensor.storage.itemsize
+        for piece in pieces(count, item, part):
+            read_memory(self.pid, output["address"] + piece.start * item, tensor.storage[piece])
         return replace(tensor, address=output["address"])
 
     def aliases(self, tensor: HostTensor) -> str | None:
@@ -189,17 +192,20 @@ class Side:
                 return spec.name
         return None
 
-    def _check_inputs(self) -> None:
+    def _check_inputs(self, part: int | None) -> None:
         for slot, tensor in zip(self.slots, self.loaded, strict=True):
-            if tensor.spec.name in self.mutates:
-                continue
-            written = as_bytes(tensor.storage)
-            for start in range(0, written.size, CHUNK):
-                wanted = written[start : start + CHUNK]
-                seen = self._scratch[: wanted.size]
-                read_memory(self.pid, slot.address + start, seen)
-                if not _equal(seen, wanted):
-                    self._refuse_change(tensor, start, seen != wanted, seen)
+            if tensor.spec.name not in self.mutates:
+                for piece in pieces(tensor.storage.nbytes, 1, part):
+                    self._check_input(slot, tensor, piece)
+
+    def _check_input(self, slot: _Slot, tensor: HostTensor, piece: slice) -> None:
+        written = as_bytes(tensor.storage)
+        for start in range(piece.start, piece.stop, CHUNK):
+            wanted = written[start : min(start + CHUNK, piece.stop)]
+            seen = self._scratch[: wanted.size]
+            read_memory(self.pid, slot.address + start, seen)
+            if not _equal(seen, wanted):
+                self._refuse_change(tensor, start, seen != wanted, seen)
 
     def _refuse_change(self, tensor: HostTensor, start: int, differs: Array, seen: Array) -> None:
         item = tensor.storage.itemsize
