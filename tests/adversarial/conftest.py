@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernelmill.evaluate.cells import CellSettings, Server
-from kernelmill.evaluate.machine import Reading, Watch
+from kernelmill.evaluate.machine import QUIET, Reading, Usual, Watch
 from kernelmill.evaluate.pipeline import Evaluator
 from kernelmill.evaluate.reference import ReferencePolicy, load_task
 from kernelmill.evaluate.settings import Settings
@@ -25,7 +25,9 @@ Judge = Callable[[str], Evaluator]
 class Calm(Watch):
     """Calls no pair disturbed: what is asked here is whether a kernel is honest, not how fast it is."""
 
-    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float, own: float = 0.0) -> str | None:
+    def disturbance(
+        self, before: Reading, after: Reading, wall_s: float, delay: float, usual: Usual = QUIET
+    ) -> str | None:
         return None
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from kernelmill.evaluate import machine
-from kernelmill.evaluate.machine import CpuTimes, Reading, Scheduled, Watch
+from kernelmill.evaluate.machine import CpuTimes, Reading, Scheduled, Stolen, Usual, Watch
 
 
 def waited(pid: int) -> float:
@@ -88,6 +88,20 @@ STILL = CpuTimes(0, 0)
 )
 def test_each_kind_of_disturbance_is_named(after: Reading, held_up: float, part: str) -> None:
     assert part in (Watch().disturbance(Reading(0.0, STILL), after, 10e-3, held_up) or "")
+
+
+def test_steal_that_is_usual_here_disturbs_nothing_and_more_of_it_does() -> None:
+    stolen = Stolen()
+    for _ in range(10):
+        stolen.add(CpuTimes(0, 0), CpuTimes(0.01, 0.1))
+    usual = Usual(steal=stolen.share)
+    assert usual.steal == pytest.approx(0.1)
+
+    def told(steal: float) -> str | None:
+        return Watch().disturbance(Reading(0.0, STILL), Reading(0.0, CpuTimes(steal, 0.1)), 50e-3, 0.0, usual)
+
+    assert told(0.01) is None
+    assert "hypervisor took 20%" in (told(0.02) or "")
 
 
 def test_small_waits_are_forgiven() -> None:

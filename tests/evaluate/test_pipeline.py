@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelmill.evaluate.cells import CellSettings, Server
-from kernelmill.evaluate.machine import Reading, Watch
+from kernelmill.evaluate.machine import QUIET, Reading, Usual, Watch
 from kernelmill.evaluate.pipeline import Evaluator
 from kernelmill.evaluate.reference import ReferencePolicy, load_task
 from kernelmill.evaluate.settings import Settings
@@ -49,7 +49,9 @@ extern "C" void work(const float* x, const int64_t* shape, float* out) {
 
 
 class Calm(Watch):
-    def disturbance(self, before: Reading, after: Reading, wall_s: float, delay: float, own: float = 0.0) -> str | None:
+    def disturbance(
+        self, before: Reading, after: Reading, wall_s: float, delay: float, usual: Usual = QUIET
+    ) -> str | None:
         return None
 
 

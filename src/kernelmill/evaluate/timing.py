@@ -13,7 +13,7 @@ import numpy as np
 
 from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.intervals import Plan, interval
-from kernelmill.evaluate.machine import Reading, Watch
+from kernelmill.evaluate.machine import Reading, Stolen, Usual, Watch
 from kernelmill.evaluate.memory import split
 from kernelmill.evaluate.roofline import Floor, implausible
 from kernelmill.schema import Comparison, Failed, Inconclusive
@@ -209,6 +209,7 @@ class _Session:
         self.content, self.verify, self.limits, self.instruments = content, verify, limits, instruments
         self.pairs = {name: _Pairs() for name in baselines}
         self.nulls: list[float] = []
+        self.stolen = Stolen()
         self.waits: dict[str, list[float]] = {name: [] for name in self.sides}
 
     @property
@@ -264,9 +265,10 @@ class _Session:
         before: Reading = self.instruments.watch.read(others)
         call = side.call()
         after = self.instruments.watch.read(others)
-        own = self._own_wait(name)
+        usual = Usual(self._own_wait(name), self.stolen.share)
         self.waits[name].append(call.contention_s)
-        disturbed = self.instruments.watch.disturbance(before, after, call.wall_s, call.contention_s, own)
+        self.stolen.add(before.times, after.times)
+        disturbed = self.instruments.watch.disturbance(before, after, call.wall_s, call.contention_s, usual)
         return _Timed(call, disturbed)
 
     def _own_wait(self, name: str) -> float:
