@@ -181,8 +181,8 @@ def main(  # noqa: PLR0913  (each argument is an option of the command)
     *,
     algorithmic: Annotated[bool, typer.Option(help="Allow rewrites that do asymptotically less work.")] = True,
     seconds: Annotated[float, typer.Option(help="Budget per problem.")] = 60.0,
-    gflop: Annotated[float, typer.Option(help="Most work of a scaled problem.")] = 8.0,
-    megabytes: Annotated[float, typer.Option(help="Most bytes of a scaled problem.")] = 400.0,
+    gflop: Annotated[float, typer.Option(help="Most work of a scaled problem.")] = 4.0,
+    megabytes: Annotated[float, typer.Option(help="Most bytes of a scaled problem.")] = 200.0,
     runs: Annotated[Path, typer.Option(help="Folder for the logs of the runs.")] = Path(".kernelmill"),
 ) -> None:
     """Optimise every problem that is not in the output yet, then print geometric means."""

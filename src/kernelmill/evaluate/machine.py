@@ -18,7 +18,7 @@ DELAY_GRACE_S = 120e-6
 DELAY_SHARE = 0.03
 """More of a call's wall time than this spent waiting for a CPU (summed over its threads) spoils the pair."""
 
-STEAL_SHARE = 0.02
+STEAL_SHARE = 0.05
 """More of all CPUs' time than this taken by the hypervisor spoils the pair."""
 
 UNUSUAL = 1.5

@@ -193,9 +193,10 @@ class Evaluator:
         families = self.task.contract.families
         if level == "smoke":
             return [("given", 0)]
-        if level == "screening":
-            return [("given", 0), ("given", 2), *((f, 0) for f in families[1:3])]
         large = bytes_moved(signature) > LARGE_BYTES
+        if level == "screening":
+            few = [("given", 0), *((f, 0) for f in families[1:3])]
+            return few[:2] if large else [("given", 2), *few]
         repeats = 2 if level == "promotion" and not large else 1
         given = 2 if large else 4
         return [("given", i) for i in range(given)] + [(f, i) for f in families if f != "given" for i in range(repeats)]

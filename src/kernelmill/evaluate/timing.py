@@ -93,8 +93,8 @@ class Limits:
 
     @classmethod
     def promotion(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
-        """30 to 80 pairs."""
-        return cls(Plan((30, 40, 56, 80)), 30.0, llc, floor, warmup=2)
+        """20 to 80 pairs."""
+        return cls(Plan((20, 30, 50, 80)), 30.0, llc, floor, warmup=2)
 
 
 class Flusher:
@@ -231,11 +231,11 @@ class _Session:
         return None
 
     def _over(self, seconds: float) -> bool:
-        """Done, or out of time; kernels too slow for the first look within the limit get three times as long."""
+        """Done, or out of time; kernels too slow for the first look within the limit get twice as long."""
         if all(pairs.done for pairs in self.pairs.values()):
             return True
         enough = all(len(pairs.candidate) >= self.limits.plan.looks[0] for pairs in self.pairs.values())
-        return seconds > self.limits.seconds * (1 if enough else 3)
+        return seconds > self.limits.seconds * (1 if enough else 2)
 
     def _round(self, number: int, *, counted: bool) -> Failed | None:
         index = self.limits.first + number
