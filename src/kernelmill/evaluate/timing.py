@@ -89,12 +89,12 @@ class Limits:
     @classmethod
     def full(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
         """Up to 26 pairs, until the speed-up is known to 2 %."""
-        return cls(Plan((8, 12, 18, 26), half_width=0.02), 20.0, llc, floor)
+        return cls(Plan((8, 12, 18, 26), half_width=0.02), 10.0, llc, floor)
 
     @classmethod
     def promotion(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
         """20 to 80 pairs."""
-        return cls(Plan((20, 30, 50, 80)), 30.0, llc, floor, warmup=2)
+        return cls(Plan((20, 30, 50, 80)), 20.0, llc, floor, warmup=2)
 
 
 class Flusher:

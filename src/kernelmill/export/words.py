@@ -45,15 +45,22 @@ def baselines(evaluation: Passed) -> list[tuple[str, Interval]]:
     return sorted(found, key=lambda pair: pair[1].ratio)
 
 
+OTHER_WORK = 1.25
+"""Beyond this share of a limit a kernel does other work than the reference: measured peaks are good to some percent."""
+
+
 def roofline(evaluation: Passed) -> tuple[float, str] | None:
-    """Share of the device's limit that was reached (geometric mean), and which limit binds."""
+    """Share of the device's limit that was reached (geometric mean), and which limit binds.
+
+    None where the limit says nothing: not known, or that of the reference's arithmetic, which the kernel does not do.
+    """
     pairs = [
         (r.floor_us / r.time_us, r.floor_bound or "memory") for r in evaluation.results if r.floor_us and r.time_us
     ]
-    if not pairs:
+    if not pairs or (share := geometric_mean(share for share, _ in pairs)) > OTHER_WORK:
         return None
     bounds = {bound for _, bound in pairs}
-    return geometric_mean(share for share, _ in pairs), bounds.pop() if len(bounds) == 1 else "mixed"
+    return share, bounds.pop() if len(bounds) == 1 else "mixed"
 
 
 def geometric_mean(values: Iterable[float]) -> float:
