@@ -100,7 +100,10 @@ def shown(row: dict[str, Any]) -> list[str]:
 def one(path: Path, config: RunConfig) -> dict[str, Any]:
     """A whole run of one task; what made it impossible, if anything did."""
     try:
-        return row_of(path, api.optimize(path, config=config))
+        run = api.optimize(path, config=config)
+        if run.interrupted:
+            raise KeyboardInterrupt
+        return row_of(path, run)
     except KernelMillError as error:
         return {"task": f"{path.parent.name}/{path.stem}", "error": str(error)}
 

@@ -150,6 +150,8 @@ def one(
             run = api.optimize(task, config=config)
         except KernelMillError as error:
             return row | {"refused": f"{type(error).__name__}: {error}"[:300]}
+    if run.interrupted:
+        raise KeyboardInterrupt  # not a result; a second start measures this problem anew
     row |= {"run": run.info.id, "stopped": run.stopped, "headline": run.headline}
     row["trials"] = sum(isinstance(e, Measured) for e in run.events)
     eager = run.evaluation.speedup("eager") if run.evaluation else None

@@ -21,7 +21,7 @@ import os
 import signal
 import socket
 import struct
-import tempfile
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,12 +103,13 @@ def serve(fd: int, prepared_fd: int) -> None:
 
 
 def _prepare() -> None:
-    # torch 2.6 makes a folder when `torch.distributed.nn` is imported, and this process ends without clearing up.
-    with tempfile.TemporaryDirectory() as tempfile.tempdir:
-        for module in PREPARED:
-            with contextlib.suppress(ImportError):  # the cell that needs it says what is missing
-                importlib.import_module(module)
-    tempfile.tempdir = None
+    for module in PREPARED:
+        with contextlib.suppress(ImportError):  # the cell that needs it says what is missing
+            importlib.import_module(module)
+    # torch 2.6 makes a folder when it is imported, and this process ends without clearing up.
+    folder = getattr(sys.modules.get("torch.distributed.nn.jit.instantiator"), "_TEMP_DIR", None)
+    if folder is not None:
+        folder.cleanup()
 
 
 def _fork_cells(control: socket.socket) -> None:
