@@ -6,7 +6,8 @@ Paths may be given as text. Settings come from `config`; by default from the fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -281,16 +282,11 @@ def _drive(bench: Workbench, store: Sqlite, info: RunInfo, on_event: Callable[[E
         if on_event is not None:
             on_event(event)
     found = read_run(store, info, folder)
-    try:
-        if found.best is not None:
-            _export(bench, found, found.best_folder)
-        elif found.events:
+    if found.best is not None:
+        _export(bench, found, found.best_folder)
+    elif found.events:
+        with _writing(found):
             _report(bench, found)
-    except OSError as error:
-        raise DiskError(
-            f"{found.headline} It is in the log, but {error.filename or folder} cannot be written: {error.strerror}; "
-            f"free space there, then: kernelmill runs export {info.id}"
-        ) from error
     return found
 
 
@@ -314,9 +310,22 @@ def _export(bench: Workbench, run: Run, folder: Path) -> Path:
         run=run.info,
         seeds=kept_seeds(run.folder),
     )
-    module = export_best(folder, winner, bench.description, bench.peaks)
-    _report(bench, run)
+    with _writing(run):
+        module = export_best(folder, winner, bench.description, bench.peaks)
+        _report(bench, run)
     return module
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Turn a full or read-only disk into a DiskError that has the result."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"{run.headline} It is in the log, but {error.filename or run.folder} cannot be written: "
+            f"{error.strerror}; free space there, then: kernelmill runs export {run.info.id}"
+        ) from error
 
 
 def _report(bench: Workbench, run: Run) -> None:

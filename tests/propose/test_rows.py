@@ -65,18 +65,18 @@ def test_threads_that_share_a_row_use_lanes_only_where_they_divide_it() -> None:
 
 
 def test_only_outputs_whose_rows_are_aligned_are_streamed() -> None:
-    assert "stream_block" in source(functional.log_softmax, R(512, 1024))
-    assert "stream_block" not in source(functional.log_softmax, R(512, 1023))
-    assert "stream_block" not in source(functional.log_softmax, R(512, 1024).bfloat16())
+    assert "stream_out" in source(functional.log_softmax, R(512, 1024))
+    assert "stream_out" not in source(functional.log_softmax, R(512, 1023))
+    assert "stream_out" not in source(functional.log_softmax, R(512, 1024).bfloat16())
 
 
 def test_small_outputs_stay_in_the_cache_by_default() -> None:
-    assert "stream_block" not in source(functional.log_softmax, R(16, 1024))
+    assert "stream_out" not in source(functional.log_softmax, R(16, 1024))
 
 
 def test_what_a_thread_streamed_is_complete_before_the_team_parts() -> None:
     lines = source(functional.log_softmax, R(512, 1024)).splitlines()
-    end = next(n for n, line in enumerate(lines) if line.strip() == "stream_end();")
+    end = next(n for n, line in enumerate(lines) if line.strip() == "stream_done();")
     assert lines[end - 1] == "    }"
     assert lines[end + 1 : end + 3] == ["  }", "}"]
 

@@ -133,7 +133,8 @@ def accuracy(candidate: Sequence[HostTensor], contract: Contract, case: Case) ->
     Returns:
         The worst output's figures, and the first failure.
     """
-    findings = [_judge(number, found, contract, case) for number, found in enumerate(candidate)]
+    outputs = zip(candidate, case.oracle, case.native, strict=True)
+    findings = [_judge(number, *output, contract, case) for number, output in enumerate(outputs)]
     failed = next((f.failed for f in findings if f.failed), None)
     if not findings:
         return Accuracy(error=0, native_error=0, budget=0, precision="exact", cases=1), None
@@ -148,8 +149,9 @@ def accuracy(candidate: Sequence[HostTensor], contract: Contract, case: Case) ->
     return seen, failed
 
 
-def _judge(number: int, found: HostTensor, contract: Contract, case: Case) -> _Finding:
-    truth, native = case.oracle[number], case.native[number]
+def _judge(
+    number: int, found: HostTensor, truth: Array, native: HostTensor, contract: Contract, case: Case
+) -> _Finding:
     if found.spec.numel == 0:
         return _Finding(0, 0, 0, "exact")
     dtype = real_dtype(found.spec.dtype)

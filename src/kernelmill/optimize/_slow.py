@@ -32,11 +32,16 @@ def propose(operator: Operator, request: Request, view: View) -> list[Candidate]
         return Failure(str(exc))
 
 
+def decided(evaluate: Evaluate, candidate: Candidate, level: Level) -> Evaluation:
+    """The verdict; where the machine was too busy to tell, that of a second attempt. Raises InfraError."""
+    first = evaluate(candidate, level)
+    return evaluate(candidate, level) if isinstance(first, Inconclusive) else first
+
+
 def measure(evaluate: Evaluate, candidate: Candidate, level: Level) -> Evaluation | Failure:
-    """The verdict; where the machine was too busy to tell, that of a second attempt."""
+    """What was decided."""
     try:
-        first = evaluate(candidate, level)
-        return evaluate(candidate, level) if isinstance(first, Inconclusive) else first
+        return decided(evaluate, candidate, level)
     except InfraError as exc:
         return Failure(str(exc))
 

@@ -17,13 +17,14 @@ from kernelmill.config import RunConfig
 from kernelmill.errors import ToolchainError, UserError
 from kernelmill.evaluate.pipeline import Evaluator, languages
 from kernelmill.gates import gates
+from kernelmill.optimize._slow import decided
 from kernelmill.optimize.engine import Engine
 from kernelmill.optimize.promotion import judge, worth
 from kernelmill.optimize.workbench import Workbench
 from kernelmill.propose._base import Operator
 from kernelmill.propose.embedded import TRACER
 from kernelmill.registry import Registry
-from kernelmill.schema import Candidate, Evaluation, Event, Inconclusive, RunInfo, Task
+from kernelmill.schema import Candidate, Evaluation, Event, RunInfo, Task
 from kernelmill.search import make_searcher
 from kernelmill.stores import Store
 
@@ -180,9 +181,7 @@ def promote(
     before = known(candidate.id)
     if before is not None and not worth(before):
         return False, before
-    evaluation = evaluator.evaluate(candidate, "promotion")
-    if isinstance(evaluation, Inconclusive):
-        evaluation = evaluator.evaluate(candidate, "promotion")
+    evaluation = decided(evaluator.evaluate, candidate, "promotion")
     return judge(evaluation).held, evaluation
 
 

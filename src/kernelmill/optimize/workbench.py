@@ -103,12 +103,12 @@ class Workbench:
 
     def rates(self, dtype: str = "float32") -> roofline.Rates | None:
         """What bounds a kernel of that dtype here."""
-        if self.peaks is None:
-            return None
-        return roofline.rates(self.peaks, self.description, self.cells.threads, dtype)
+        return self._bounds(dtype, self.peaks) if self.peaks else None
 
     def _measured_again(self, dtype: str) -> roofline.Rates:
-        peaks = self.device.peaks(refresh=True)
+        return self._bounds(dtype, self.device.peaks(refresh=True))
+
+    def _bounds(self, dtype: str, peaks: Peaks) -> roofline.Rates:
         return roofline.rates(peaks, self.description, self.cells.threads, dtype)
 
     def figures(self) -> dict[str, float]:

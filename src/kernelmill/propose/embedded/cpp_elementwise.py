@@ -135,7 +135,7 @@ def _fill(scope: Scope, stop: str, streamed: list[Operand]) -> None:
     """Compute the outputs of a block."""
     body, name = scope.body, scope.body.kernel.axes[-1].name
     if streamed:
-        body.use(("stream",))
+        body.use(("stream", "fetch"))
         ahead = [o for o in body.kernel.loads if o.dtype == "float32" and o.strides[-1] == 1]
         for start in dict.fromkeys(_start(body, o) for o in ahead):
             scope.line(f"fetch_ahead<{BLOCK}>({start});")

@@ -93,10 +93,10 @@ class Sweep:
             return
         body = self.nest.body
         for operand in self.part.streamed:
-            body.use(("stream_block",))
+            body.use(("stream",))
             row = body.index((*operand.strides[:-1], 0))
             to = pointer(operand.buffer) + ("" if row == "0" else f" + {row}")
-            self.outer.line(f"stream_block<{self.part.lanes}>({to} + at, block{operand.node});")
+            self.outer.line(f"stream_out<{self.part.lanes}>({to} + at, block{operand.node});")
         self.outer.close()
         for value in self.part.reductions:
             part = f"part{value.node}"

@@ -122,7 +122,7 @@ def _comment(kernel: FusedKernel) -> list[str]:
     return lines
 
 
-HEADERS = ("kernel_math.h", "kernel_trig.h", "kernel_rows.h")
+HEADERS = ("kernel_math.h", "kernel_trig.h")
 """Files of sections; what a section needs stands in its own file or in one before."""
 
 

@@ -87,7 +87,7 @@ def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     store(row.scope, [o for o in kernel.stores if not o.full])
     if row.streamed:
         row.scope.close()
-        team.line("stream_end();")
+        team.line("stream_done();")
     return function.text()
 
 

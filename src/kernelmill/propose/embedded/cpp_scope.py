@@ -47,7 +47,7 @@ class Body:
     reciprocal: bool = False
     """Whether to multiply by a hoisted reciprocal instead of dividing again and again."""
     sections: set[str] = field(default_factory=set)
-    """Sections of the headers (`kernel_math.h`, `kernel_rows.h`) used so far."""
+    """Sections of the headers (`kernel_math.h`, `kernel_trig.h`) used so far."""
 
     def __post_init__(self) -> None:
         self.values: dict[int, KernelValue] = {v.node: v for v in self.kernel.values}

@@ -288,6 +288,8 @@ static inline void stream_done() {
   _mm_sfence();
 #endif
 }
+
+//: fetch
 // Ask for the block of `N` floats that will be read some 2 KiB later.
 template <int N> static inline void fetch_ahead(const float* from) {
   for (int i = 0; i < N; i += 16) __builtin_prefetch(from + 512 + i);
