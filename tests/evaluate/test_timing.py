@@ -163,10 +163,10 @@ def test_a_child_whose_clock_tells_another_story_fails(share: float) -> None:
 
 def test_faster_than_the_device_is_implausible() -> None:
     floor = Floor(500.0, "memory")
-    found = race(noisy(0.4e-3, 1), noisy(1e-3, 2), Limits.full(floor))
+    found = race(noisy(0.4e-3, 1), noisy(1e-3, 2), replace(Limits.full(), floor=floor))
     assert isinstance(found, Failed)
     assert found.stage == "implausible"
-    assert not isinstance(race(noisy(0.6e-3, 1), noisy(1e-3, 2), Limits.full(floor)), Failed)
+    assert not isinstance(race(noisy(0.6e-3, 1), noisy(1e-3, 2), replace(Limits.full(), floor=floor)), Failed)
 
 
 def test_each_of_several_baselines_gets_its_own_interval_and_stops_by_itself() -> None:
@@ -188,7 +188,9 @@ def test_time_up_ends_a_measurement() -> None:
 
 
 def test_slow_kernels_get_the_time_that_a_first_look_takes() -> None:
-    limits = replace(Limits.screening(), seconds=10.0, plan=replace(Limits.screening().plan, on_verdict=False))
+    limits = replace(
+        Limits.screening(), seconds=10.0, patience_s=20.0, plan=replace(Limits.screening().plan, on_verdict=False)
+    )
     assert race(noisy(2.0, 1), noisy(2.0, 2), limits)["eager"].interval.pairs == 4
     assert isinstance(race(noisy(20.0, 1), noisy(20.0, 2), limits), Inconclusive)
 

@@ -111,7 +111,9 @@ class Plan:
     looks: tuple[int, ...]
     """Kept pairs at which the interval is computed, ascending."""
     half_width: float = 0.005
-    """Good enough: half-width of the log-ratio's interval, or the same share of a large log-ratio, see `enough`."""
+    """Good enough: half-width of the log-ratio's interval."""
+    share: float = 0.02
+    """Good enough too: a half-width of this share of the log-ratio. A speed-up of 5 need not be known to 0.5 %."""
     on_verdict: bool = False
     """Whether a clear verdict is good enough, however wide the interval."""
 
@@ -121,14 +123,11 @@ class Plan:
         return 0.05 / len(self.looks)
 
     def enough(self, log_ratios: Sequence[float]) -> bool:
-        """Whether a look at these pairs may end the measurement.
-
-        A speed-up of 5 need not be known to 0.5 %: 2 % of the log-ratio suffices.
-        """
+        """Whether a look at these pairs may end the measurement."""
         if len(log_ratios) not in self.looks:
             return False
         found = estimate(log_ratios, self.level)
-        if found.half_width <= max(self.half_width, 0.02 * abs(found.centre)):
+        if found.half_width <= max(self.half_width, self.share * abs(found.centre)):
             return True
         return self.on_verdict and verdict(interval(log_ratios, level=self.level)) != "inconclusive"
 

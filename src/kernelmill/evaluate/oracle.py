@@ -163,12 +163,12 @@ class ReferenceRole:
         return {"graph": graph}
 
     def cost(self) -> dict[str, Any]:
-        """Arithmetic of the matrix products and convolutions of one call, one multiply-add counted as 2."""
+        """Arithmetic of the products and convolutions of one call on the task's inputs, a multiply-add counted as 2."""
         from torch.utils.flop_counter import FlopCounterMode
 
         counter = FlopCounterMode(display=False)
         with counter:
-            self.module(*self.cell.args)
+            self.module(*self._inputs(0))
         return {"flops": float(counter.get_total_flops())}
 
 

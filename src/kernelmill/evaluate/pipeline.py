@@ -34,7 +34,6 @@ from kernelmill.schema import (
     Inconclusive,
     Level,
     Passed,
-    Signature,
     Task,
     Workload,
     WorkloadResult,
@@ -47,6 +46,9 @@ COMPETITIVE = 1.15
 
 LARGE_BYTES = 96 * 2**20
 """Inputs, state and outputs of a workload whose verification cases are few."""
+
+SLOW_ANSWER_S = 0.3
+"""The same for a workload whose oracle takes this long for one case."""
 
 SECOND_MEASUREMENT = 10_000
 """Index of the first content of a comparison that is made again in the same process."""
@@ -74,6 +76,8 @@ class Evaluator:
     """Workload -> baselines that are out of the race, and those that do not work."""
     _languages: dict[str, Language] = field(default_factory=dict)
     _instruments: timing.Instruments | None = None
+    _flops: dict[str, float] = field(default_factory=dict)
+    """Workload -> arithmetic of one call; the same whatever the seed."""
 
     def __enter__(self) -> Evaluator:
         return self
@@ -97,7 +101,7 @@ class Evaluator:
         """Oracle, baselines and content of a workload."""
         if workload.name not in self._benches:
             self._benches[workload.name] = WorkloadBench(
-                self.server, self.task, workload, self.settings.reference, self.seed
+                self.server, self.task, workload, self.settings.reference, self.seed, known_flops=self._flops
             )
         return self._benches[workload.name]
 
@@ -134,7 +138,8 @@ class Evaluator:
         return outcome.model_copy(update={"seconds": time.monotonic() - start})
 
     def _promote(self, candidate: Candidate) -> Evaluation:
-        with Evaluator(self.task, self.server, self.settings, _instruments=self._instruments) as fresh:
+        fresh = Evaluator(self.task, self.server, self.settings, _instruments=self._instruments, _flops=self._flops)
+        with fresh:
             self.seed_of_promotion = fresh.reveal()
             return fresh._judge(candidate, "promotion")
 
@@ -174,7 +179,7 @@ class Evaluator:
             if level != "smoke":
                 run.bench.begin(self._raced(run.bench, level))
             run.start()
-            run.verify(self._cases(level, run.bench.signature))
+            run.verify(self._cases(level, run.bench))
             comparisons = self._compare(run, level)
             found = run.result(comparisons)
             if level != "smoke":
@@ -188,12 +193,12 @@ class Evaluator:
         finally:
             run.close()
 
-    def _cases(self, level: Level, signature: Signature) -> Cases:
+    def _cases(self, level: Level, bench: WorkloadBench) -> Cases:
         """Verification cases; on a workload so large that a case takes a second, each family once."""
         families = self.task.contract.families
         if level == "smoke":
             return [("given", 0)]
-        large = bytes_moved(signature) > LARGE_BYTES
+        large = bytes_moved(bench.signature) > LARGE_BYTES or bench.answer_s > SLOW_ANSWER_S
         if level == "screening":
             few = [("given", 0), *((f, 0) for f in families[1:3])]
             return few[:2] if large else [("given", 2), *few]
@@ -214,14 +219,18 @@ class Evaluator:
     def _timed(self, run: CandidateRun, level: Level, names: Sequence[str]) -> dict[str, Comparison]:
         """Timed against the floor; where it beats that, the floor is measured again before the candidate is blamed."""
         try:
-            return run.compare(LIMITS[level](run.memory_floor(), self.settings.llc), names, self.instruments)
+            return run.compare(self._limits(run, level), names, self.instruments)
         except Rejected as rejected:
             if rejected.failed.stage != "implausible" or self.settings.remeasure is None:
                 raise
         self.settings = replace(self.settings, rates=self.settings.remeasure(), remeasure=None)
         run.settings = self.settings
-        limits = LIMITS[level](run.memory_floor(), self.settings.llc)
-        return run.compare(replace(limits, first=SECOND_MEASUREMENT), names, self.instruments)
+        limits = replace(self._limits(run, level), first=SECOND_MEASUREMENT)
+        return run.compare(limits, names, self.instruments)
+
+    def _limits(self, run: CandidateRun, level: Level) -> timing.Limits:
+        limits = LIMITS[level](self.settings.budget_s)
+        return replace(limits, floor=run.memory_floor(), llc=self.settings.llc)
 
     def _baselines(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
         return [n for n in self._raced(bench, level) if bench.works(n)]

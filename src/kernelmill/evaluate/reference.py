@@ -184,7 +184,7 @@ class ReferenceCell:
         return results
 
     def flops(self) -> float:
-        """Matrix and convolution arithmetic of one call on what is bound; 0 where it cannot be counted."""
+        """Matrix and convolution arithmetic of one call; 0 where it cannot be counted."""
         try:
             return float(self.cell.ask("cost", 120.0)["flops"])
         except LaunchError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from kernelmill.evaluate.cells import CellSettings
@@ -25,6 +26,8 @@ class Settings:
     """In this order; `eager` comes first, its outputs verify every timed call."""
     llc: Literal["cold", "warm"] = "cold"
     llc_bytes: int = 32 * 2**20
+    budget_s: float = inf
+    """What the whole run may take; measurements take shares of it."""
     call_limit_s: float = 30.0
     """Longest call of a candidate."""
     load_limit_s: float = 60.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -73,6 +74,8 @@ class Limits:
     plan: Plan
     seconds: float
     """Wall time for the whole comparison; reached, what there is must do, from the first look on."""
+    patience_s: float
+    """Wall time for the pairs of the first look; without them there is no number."""
     llc: Literal["cold", "warm"] = "cold"
     floor: Floor | None = None
     """Faster than this device can be is a failure."""
@@ -82,19 +85,19 @@ class Limits:
     """Index of the first content; a second comparison in the same processes starts where the first ended."""
 
     @classmethod
-    def screening(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
-        """At most 6 pairs: is it worth more?"""
-        return cls(Plan((4, 6), half_width=0.02, on_verdict=True), 10.0, llc, floor)
+    def screening(cls, budget_s: float = math.inf) -> Limits:
+        """At most 6 pairs: is it worth more? A 30th of a run's time."""
+        return cls(Plan((4, 6), half_width=0.02, share=0.1, on_verdict=True), min(10.0, budget_s / 30), 20.0)
 
     @classmethod
-    def full(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
-        """Up to 26 pairs, until the speed-up is known to 2 %."""
-        return cls(Plan((8, 12, 18, 26), half_width=0.02), 10.0, llc, floor)
+    def full(cls, budget_s: float = math.inf) -> Limits:
+        """Up to 26 pairs, until the speed-up is known to 2 %, a large one to a tenth of its logarithm."""
+        return cls(Plan((8, 12, 18, 26), half_width=0.02, share=0.1), min(10.0, budget_s / 20), 20.0)
 
     @classmethod
-    def promotion(cls, floor: Floor | None = None, llc: Literal["cold", "warm"] = "cold") -> Limits:
-        """20 to 80 pairs."""
-        return cls(Plan((20, 30, 50, 80)), 20.0, llc, floor, warmup=2)
+    def promotion(cls, budget_s: float = math.inf) -> Limits:
+        """20 to 80 pairs in a 6th of a run's time."""
+        return cls(Plan((20, 30, 50, 80), share=0.03), min(20.0, budget_s / 6), 40.0, warmup=2)
 
 
 class Flusher:
@@ -231,11 +234,11 @@ class _Session:
         return None
 
     def _over(self, seconds: float) -> bool:
-        """Done, or out of time; kernels too slow for the first look within the limit get twice as long."""
+        """Done, or out of time; the first look is waited for longer."""
         if all(pairs.done for pairs in self.pairs.values()):
             return True
         enough = all(len(pairs.candidate) >= self.limits.plan.looks[0] for pairs in self.pairs.values())
-        return seconds > self.limits.seconds * (1 if enough else 2)
+        return seconds > (self.limits.seconds if enough else self.limits.patience_s)
 
     def _round(self, number: int, *, counted: bool) -> Failed | None:
         index = self.limits.first + number
@@ -310,7 +313,7 @@ class _Session:
         kept, dropped = len(pairs.candidate), sum(pairs.dropped.values())
         why = f"; last: {pairs.dropped.most_common(1)[0][0]}" if dropped else ""
         return Inconclusive(
-            reason=f"{kept} undisturbed pairs against {name} in {self.limits.seconds:g} s, {dropped} were dropped"
+            reason=f"{kept} undisturbed pairs against {name} in {self.limits.patience_s:g} s, {dropped} were dropped"
             f"{why}; at least {self.limits.plan.looks[0]} are needed"
         )
 

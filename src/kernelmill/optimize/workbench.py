@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from types import TracebackType
 
@@ -142,6 +143,7 @@ class Workbench:
             remeasure=partial(self._measured_again, dtype) if self.peaks else None,
             baselines=("eager", *compiled),
             llc_bytes=self.llc_bytes,
+            budget_s=self.config.budget.seconds or inf,
         )
         return Evaluator(task, self.server, settings)
 
