@@ -4,8 +4,8 @@
 
 Scaling: while a problem needs more than `--gflop` or touches more than `--megabytes` (inputs, weights and the result
 of every operator), one integer constant of the module is halved: the batch size while it is above 4, then the largest
-constant of at least 16 with which the module still runs. Nothing of a problem runs here: costs are counted on fake
-tensors. What is measured is the scaled file, in the sandbox.
+constant of at least 16 with which the module still runs, or all of one value where none does alone. Nothing of a
+problem runs here: costs are counted on fake tensors. What is measured is the scaled file, in the sandbox.
 
 Every problem is one line of the output; a second start goes on where the first one ended.
 """
@@ -17,7 +17,9 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,14 +71,37 @@ def cost(source: str) -> tuple[float, float]:
     return float(counted.get_total_flops()), float(moved.total)
 
 
-def constants(source: str) -> dict[str, int]:
-    """Module-level names with an integer, and the integer."""
-    found: dict[str, int] = {}
-    for node in ast.parse(source).body:
-        value = _whole(node.value) if isinstance(node, ast.Assign) else None
-        if isinstance(node, ast.Assign) and value is not None:
-            found |= {t.id: value for t in node.targets if isinstance(t, ast.Name)}
+@dataclass
+class _Size:
+    """One integer of a module-level assignment; `x = 1, 2` has two."""
+
+    name: str
+    value: int
+    place: Callable[[int], None]
+    """Writes another one into the tree."""
+
+
+def _sizes(tree: ast.Module) -> list[_Size]:
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+            if isinstance(node.value, ast.Tuple | ast.List):
+                items = node.value.elts
+                given = target.elts if isinstance(target, ast.Tuple) else [target] * len(items)
+                holders = [(f"{ast.unparse(name)}[{i}]", items, i) for i, name in enumerate(given)]
+                found += [_Size(n, v, partial(_put, h, i)) for n, h, i in holders if (v := _whole(h[i])) is not None]
+            elif (value := _whole(node.value)) is not None:
+                found.append(_Size(ast.unparse(target), value, partial(_assign, node)))
     return found
+
+
+def _put(items: list[ast.expr], position: int, value: int) -> None:
+    items[position] = ast.Constant(value)
+
+
+def _assign(node: ast.Assign, value: int) -> None:
+    node.value = ast.Constant(value)
 
 
 def _whole(node: ast.expr) -> int | None:
@@ -87,21 +112,35 @@ def _whole(node: ast.expr) -> int | None:
     return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None
 
 
-def with_constant(source: str, name: str, value: int) -> str:
-    """The source with that one assignment changed."""
-    tree = ast.parse(source)
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            node.value = ast.Constant(value)
-    return ast.unparse(tree)
+def constants(source: str) -> dict[str, int]:
+    """Names of module-level integers, and the integers."""
+    return {size.name: size.value for size in _sizes(ast.parse(source))}
+
+
+def halved(source: str) -> Iterator[str]:
+    """The source with one constant halved, in the order in which to try; then with all constants of one value halved.
+
+    Batch sizes come first, then the largest.
+    """
+    sizes = _sizes(ast.parse(source))
+    batches = [i for i, s in enumerate(sizes) if "batch" in s.name and s.value > LEAST_BATCH]
+    rest = [i for i, s in enumerate(sizes) if s.value >= SMALLEST and "batch" not in s.name]
+    rest.sort(key=lambda i: -sizes[i].value)
+    single = [[i] for i in batches + rest]
+    alike = [[i for i in batches + rest if sizes[i].value == v] for v in sorted({sizes[i].value for i in rest})[::-1]]
+    for chosen in single + [a for a in alike if len(a) > 1]:
+        tree = ast.parse(source)
+        for position, size in enumerate(_sizes(tree)):
+            if position in chosen:
+                size.place(size.value // 2)
+        yield ast.unparse(tree)
 
 
 def scaled(source: str, flops: float, moved: float) -> str:
     """The source with constants halved until it fits. ValueError where nothing can be halved any more."""
     now = cost(source)
     while now[0] > flops or now[1] > moved:
-        for name, value in _halvable(constants(source)):
-            smaller = with_constant(source, name, value // 2)
+        for smaller in halved(source):
             try:
                 then = cost(smaller)
             except Exception:  # noqa: BLE001  (any error of the module means: not this constant)
@@ -112,13 +151,6 @@ def scaled(source: str, flops: float, moved: float) -> str:
         else:
             raise ValueError(f"needs {now[0] / 1e9:.1f} GFLOP and {now[1] / 1e6:.0f} MB, and no constant can be halved")
     return source
-
-
-def _halvable(found: dict[str, int]) -> Iterator[tuple[str, int]]:
-    """Constants in the order in which to halve them: batch sizes first, then the largest."""
-    batches = [n for n, v in found.items() if "batch" in n and v > LEAST_BATCH]
-    rest = sorted((n for n, v in found.items() if v >= SMALLEST and "batch" not in n), key=lambda n: -found[n])
-    yield from ((n, found[n]) for n in batches + rest)
 
 
 def problems(folder: Path, levels: list[int]) -> list[tuple[str, Path]]:
