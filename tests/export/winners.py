@@ -162,7 +162,7 @@ def winner(
     path = folder / "library-0123.so"
     path.write_bytes(library(source))
     declared = signature.model_dump(mode="json")
-    launch = parse(source) or default_launch(declared)
+    (launch,) = parse(source) or (default_launch(declared),)
     scalars = scalar_kinds(launch, declared)
     payload = {
         "library": str(path),

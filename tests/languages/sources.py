@@ -56,6 +56,12 @@ extern "C" void finish(const float* h, const int64_t* shape, const float* bias, 
 """
 
 
+def written(*statements: str, arguments: str = "x, n") -> str:
+    """A launch block of these statements."""
+    body = "\n".join(f"    {s}" for s in statements)
+    return f"/* launch\ndef launch({arguments}):\n{body}\n*/\n"
+
+
 def build(cpp: Cpp, source: str, signature: Signature, **fields: Any) -> Any:
     artifact = cpp.build(Candidate(language="cpp", source=source, **fields), signature)
     return _native_loader.load(artifact.payload, signature.model_dump(mode="json"))

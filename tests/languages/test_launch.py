@@ -20,6 +20,8 @@ from kernelmill.languages._launch_parser import VIEWS
 from kernelmill.schema import Scalar, Signature
 from kernelmill.testing.language import tensor
 
+from .sources import written
+
 FULL = """
 // a kernel file
 /* launch
@@ -43,20 +45,13 @@ extern "C" void k0() {}
 """
 
 
-def written(*statements: str, arguments: str = "x, n") -> str:
-    body = "\n".join(f"    {s}" for s in statements)
-    return f"/* launch\ndef launch({arguments}):\n{body}\n*/\n"
-
-
 def parsed(*statements: str, arguments: str = "x, n") -> Launch:
-    launch = parse(written(*statements, arguments=arguments))
-    assert launch is not None
+    (launch,) = parse(written(*statements, arguments=arguments))
     return launch
 
 
 def test_every_kind_of_statement_is_read() -> None:
-    launch = parse(FULL)
-    assert launch is not None
+    (launch,) = parse(FULL)
     assert launch.arguments == ("x", "weight", "bias", "n")
     assert [g.value for g in launch.guards] == ["x.shape", "x.stride()", "weight.shape[1]", "n"]
     assert [s.kind for s in launch.steps] == [
@@ -71,8 +66,7 @@ def test_every_kind_of_statement_is_read() -> None:
 
 
 def test_kernel_arguments_have_the_kind_that_c_needs() -> None:
-    launch = parse(FULL)
-    assert launch is not None
+    (launch,) = parse(FULL)
     assert kernel_kinds(launch, {"n": "int"}) == {
         "k0": ["tensor", "dims", "dims", "tensor"],
         "k1": ["tensor", "int", "int", "float", "bool", "int", "float", "tensor"],
@@ -80,8 +74,7 @@ def test_kernel_arguments_have_the_kind_that_c_needs() -> None:
 
 
 def test_the_profile_names_kernels_library_calls_and_copies() -> None:
-    launch = parse(FULL)
-    assert launch is not None
+    (launch,) = parse(FULL)
     assert [s.label for s in launch.steps] == [
         *("c0:aten.addmm.default", "pair:aten.max.dim", "views", "v1:contiguous"),
         *("allocate", "allocate", "k0", "k1"),
@@ -96,14 +89,8 @@ def test_only_the_profiled_variant_ticks() -> None:
 
 
 def test_a_file_without_the_block_has_no_launch() -> None:
-    assert parse("/* launch the kernel */ int x;") is None
-    assert parse("// launch\nvoid f();") is None
-
-
-def test_two_blocks_are_refused_with_their_lines() -> None:
-    block = written("return x")
-    with pytest.raises(ValueError, match="found 2, at lines 1, 6"):
-        parse(block + "\n" + block)
+    assert parse("/* launch the kernel */ int x;") == ()
+    assert parse("// launch\nvoid f();") == ()
 
 
 REFUSED = {
@@ -176,8 +163,16 @@ REFUSED = {
     "assert chain": ("assert x.shape == (1,) == (1,)", "a guard reads"),
     "assert list": ("assert x.shape == [1]", "compared with a tuple"),
     "assert attribute": ("assert x.data == 1", "a guard looks at"),
+    "assert dtype": ("assert n == float32", "a guard reads"),
+    "assert nested": ("assert x.shape == ((1,),)", "a guard reads"),
     "early return": ("return x", "a statement is"),
 }
+
+
+@pytest.mark.parametrize("guard", ["h.shape == (1,)", "x.shape == (1,)", "n == 3"])
+def test_a_guard_after_a_statement_is_refused(guard: str) -> None:
+    with pytest.raises(ValueError, match="line 4: asserts come first"):
+        parse(written("h = x.t()", f"assert {guard}", "return h"))
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -241,6 +236,8 @@ def test_no_text_makes_the_parser_raise_anything_but_value_error(text: str) -> N
     for source in (text, written(text, "return x"), f"/* launch\n{text}\n*/"):
         with suppress(ValueError):
             parse(source)
+        with suppress(ValueError):
+            parse(written("assert n == 3", "return x") + source)
 
 
 _NAME = st.sampled_from(["x", "n", "out", "aten", "torch", "k0", "empty", "float32", "__class__", "print", "inf"])

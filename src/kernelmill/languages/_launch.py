@@ -10,14 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from kernelmill.languages._launch_parser import (
-    RESERVED,
-    Guard,
-    KernelArgument,
-    Launch,
-    Step,
-    parse,
-)
+from kernelmill.languages._launch_model import Guard, KernelArgument, Launch, Step
+from kernelmill.languages._launch_parser import RESERVED, parse
 
 __all__ = [
     "Guard",
@@ -26,6 +20,7 @@ __all__ = [
     "Step",
     "default_launch",
     "kernel_kinds",
+    "launch_for",
     "parse",
     "resolve",
     "scalar_kinds",
@@ -33,6 +28,17 @@ __all__ = [
 ]
 
 _SCALAR_KINDS: Final = {bool: "bool", int: "int", float: "float"}
+
+
+def launch_for(launches: Sequence[Launch], signature: Mapping[str, Any]) -> Launch:
+    """The first launch whose guards hold for a signature; where none does, the first, whose guards refuse the call.
+
+    Args:
+        launches: At least one.
+        signature: `schema.Signature` as JSON.
+    """
+    given = [*signature["arguments"], *signature["state"]]
+    return next((launch for launch in launches if all(g.holds(given) for g in launch.guards)), launches[0])
 
 
 def scalar_kinds(launch: Launch, signature: Mapping[str, Any]) -> dict[str, str]:
@@ -86,9 +92,7 @@ def default_launch(signature: Mapping[str, Any]) -> Launch:
     for name, item in zip(outputs, signature["outputs"], strict=True):
         lines.append(f"    {name} = empty_strided({list(item['shape'])}, {list(item['stride'])}, {item['dtype']})")
     lines += [f"    kernel({', '.join(passed)})", f"    return ({', '.join(outputs)},)"]
-    launch = parse("/* launch\n" + "\n".join(lines) + "\n*/")
-    if launch is None:
-        raise ValueError("the signature cannot be spelled as a launch")
+    (launch,) = parse("/* launch\n" + "\n".join(lines) + "\n*/")
     return launch
 
 

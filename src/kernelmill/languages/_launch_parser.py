@@ -11,10 +11,10 @@ import keyword
 import re
 import textwrap
 import warnings
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from kernelmill.languages._aten import ATEN_OPERATORS
+from kernelmill.languages._launch_model import Guard, KernelArgument, Launch, Step
 from kernelmill.languages._launch_syntax import (
     ARITHMETIC,
     DTYPES,
@@ -28,6 +28,7 @@ from kernelmill.languages._launch_syntax import (
     refusal,
     scalar_kind,
     show,
+    value_of,
 )
 
 VIEWS: Final = frozenset(
@@ -39,99 +40,44 @@ RESERVED: Final = DTYPES | FORMATS | NUMBERS | {"aten", "torch", "empty", "empty
 
 MAX_CHARACTERS: Final = 200_000
 MAX_DEPTH: Final = 12
+MAX_BLOCKS: Final = 64
 _OPENING: Final = re.compile(r"^[ \t]*/\*[ \t]*launch[ \t]*\r?\n", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Guard:
-    """One condition outside which the candidate does not apply."""
-
-    value: str
-    """Python of what is looked at, e.g. `x.shape`."""
-    expected: str
-    line: int
-
-
-@dataclass(frozen=True)
-class KernelArgument:
-    """One argument of a kernel call."""
-
-    text: str
-    kind: ArgumentKind
-
-
-@dataclass(frozen=True)
-class Step:
-    """One statement of the launch."""
-
-    kind: Literal["library", "view", "allocate", "kernel"]
-    line: int
-    target: str
-    """The name it assigns; for a kernel, the kernel's own name."""
-    text: str
-    """Python of the right-hand side; empty for a kernel."""
-    operators: tuple[str, ...] = ()
-    """Library operators it calls, e.g. `aten.mm.default`."""
-    arguments: tuple[KernelArgument, ...] = ()
-    dtype: str | None = None
-    """Of an allocation."""
-
-    @property
-    def label(self) -> str:
-        """Its key in a profile: `k0`, `c0:aten.mm.default`, `v1:contiguous`, `views` or `allocate`."""
-        if self.kind == "kernel":
-            return self.target
-        if self.operators:
-            return f"{self.target}:{self.operators[-1]}"
-        if self.kind == "allocate":
-            return "allocate"
-        copies = re.search(r"\.(contiguous|reshape|flatten)\(", self.text)
-        return f"{self.target}:{copies[1]}" if copies else "views"
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A parsed launch."""
-
-    arguments: tuple[str, ...]
-    """Positional arguments of the task, then its state, under the launch's own names."""
-    guards: tuple[Guard, ...]
-    steps: tuple[Step, ...]
-    returns: tuple[str, ...]
-    scalars_used: frozenset[str] = field(default=frozenset())
-    """Arguments that the launch uses in arithmetic, so they must be numbers."""
-
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels called, each once, in the order of the first call."""
-        return tuple(dict.fromkeys(s.target for s in self.steps if s.kind == "kernel"))
-
-    @property
-    def operators(self) -> tuple[str, ...]:
-        """Library operators called, each once, in order."""
-        return tuple(dict.fromkeys(name for s in self.steps for name in s.operators))
-
-
-def parse(source: str) -> Launch | None:
-    """The launch that a kernel file declares, or None where it has no launch block.
+def parse(source: str) -> tuple[Launch, ...]:
+    """The launches that a kernel file declares, in the order of the file; empty where it has no launch block.
 
     Raises:
-        ValueError: The block is not a straight-line launch; the message has the line in the file and the reason.
+        ValueError: A block is not a straight-line launch, or can never be chosen since one before it takes all that
+            it takes; the message has the line in the file and the reason.
     """
     if len(source) > MAX_CHARACTERS:
         raise ValueError(f"the source has {len(source)} characters; at most {MAX_CHARACTERS} are allowed")
     openings = list(_OPENING.finditer(source))
-    if not openings:
-        return None
-    lines = [source.count("\n", 0, opening.start()) + 1 for opening in openings[:9]]
-    if len(openings) > 1:
-        shown = ", ".join(map(str, lines))
-        raise ValueError(f"a file has at most one launch block; found {len(openings)}, at lines {shown}")
-    start = openings[0].end()
-    end = source.find("*/", start)
+    if len(openings) > MAX_BLOCKS:
+        raise ValueError(f"a file has at most {MAX_BLOCKS} launch blocks; found {len(openings)}")
+    launches = tuple(_block(source, opening) for opening in openings)
+    for place, later in enumerate(launches):
+        for earlier in launches[:place]:
+            if earlier.conditions <= later.conditions:
+                raise ValueError(_never_chosen(earlier, later))
+    return launches
+
+
+def _block(source: str, opening: re.Match[str]) -> Launch:
+    line = source.count("\n", 0, opening.start()) + 1
+    end = source.find("*/", opening.end())
     if end < 0:
-        raise ValueError(f"the launch block of line {lines[0]} has no end, `*/`")
-    return _Parser().launch(_tree(textwrap.dedent(source[start:end]), lines[0]))
+        raise ValueError(f"the launch block of line {line} has no end, `*/`")
+    return _Parser(line).launch(_tree(textwrap.dedent(source[opening.end() : end]), line))
+
+
+def _never_chosen(earlier: Launch, later: Launch) -> str:
+    taken = "takes every call that this one takes" if earlier.guards else "has no guards, so it takes every call"
+    return (
+        f"the launch block of line {later.line} can never be chosen: the one of line {earlier.line} comes first and "
+        f"{taken}; give the earlier block an assert that fails where the later one is meant"
+    )
 
 
 def _tree(text: str, line: int) -> ast.Module:
@@ -148,7 +94,8 @@ def _tree(text: str, line: int) -> ast.Module:
 class _Parser:
     """Walks one launch; knows which names exist so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: int) -> None:
+        self.line = line
         self.arguments: tuple[str, ...] = ()
         self.names: set[str] = set()
         self.kernels: dict[str, tuple[ArgumentKind, ...]] = {}
@@ -166,6 +113,8 @@ class _Parser:
         guards: list[Guard] = []
         steps: list[Step] = []
         for node in body[:-1]:
+            if isinstance(node, ast.Assert) and steps:
+                raise refusal(node, "asserts come first: they look at the arguments, before anything is computed")
             if isinstance(node, ast.Assert):
                 guards.append(self._guard(node))
             else:
@@ -173,7 +122,7 @@ class _Parser:
         if not body or not isinstance(body[-1], ast.Return):
             raise ValueError("launch: the last statement must be `return name` or `return (name, ...)`")
         returns = self._returns(body[-1])
-        return Launch(self.arguments, tuple(guards), tuple(steps), returns, frozenset(self.scalars))
+        return Launch(self.line, self.arguments, tuple(guards), tuple(steps), returns, frozenset(self.scalars))
 
     def _signature(self, function: ast.FunctionDef) -> None:
         a = function.args
@@ -203,18 +152,23 @@ class _Parser:
             and literals(test.comparators[0])
         ):
             raise refusal(node, "a guard reads `assert x.shape == (1, 2)`: ==, and a literal on the right")
-        right = ast.unparse(test.comparators[0])
+        wanted = test.comparators[0]
+        right = ast.unparse(wanted)
         left = test.left.value if isinstance(test.left, ast.Subscript) else test.left
         if isinstance(left, ast.Attribute) and isinstance(left.value, ast.Name) and left.attr in {"shape", "stride"}:
-            self._known(left.value)
-            text = f"{left.value.id}.{left.attr}" + ("()" if left.attr == "stride" else "")
+            name = self._known(left.value)
+            text = f"{name}.{left.attr}" + ("()" if left.attr == "stride" else "")
+            kind: Literal["shape", "stride"] = "shape" if left.attr == "shape" else "stride"
+            position, index = self.arguments.index(name), None
             if isinstance(test.left, ast.Subscript):
-                return Guard(f"{text}[{self._index(test.left)}]", right, node.lineno)
-            if not isinstance(test.comparators[0], ast.Tuple):
+                index = int(self._index(test.left))
+                text = f"{text}[{index}]"
+            elif not isinstance(wanted, ast.Tuple):
                 raise refusal(node, f"a shape or stride is compared with a tuple, got {right[:80]}")
-            return Guard(text, right, node.lineno)
+            return Guard(text, right, node.lineno, position, kind, index, value_of(wanted))
         if isinstance(left, ast.Name) and left is test.left and left.id in self.arguments:
-            return Guard(left.id, right, node.lineno)
+            position = self.arguments.index(left.id)
+            return Guard(left.id, right, node.lineno, position, "value", None, value_of(wanted))
         raise refusal(node, "a guard looks at `x.shape`, `x.shape[0]`, `x.stride` or a scalar argument")
 
     def _step(self, node: ast.stmt) -> Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 DTYPES: Final = frozenset(
     {"float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64"}
@@ -72,10 +72,19 @@ def constant_text(node: ast.expr) -> str | None:
 
 
 def literals(node: ast.expr) -> bool:
-    """Whether it is a literal, or a list or tuple of literals."""
+    """Whether it is a literal that is no dtype, or a list or tuple of such literals."""
+    texts = [constant_text(item) for item in (node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node])]
+    return all(text is not None and not text.startswith("torch.") for text in texts)
+
+
+def value_of(node: ast.expr) -> Any:
+    """What an expression means for which `literals` holds."""
     if isinstance(node, (ast.List, ast.Tuple)):
-        return all(constant_text(item) is not None for item in node.elts)
-    return constant_text(node) is not None
+        values = [value_of(item) for item in node.elts]
+        return values if isinstance(node, ast.List) else tuple(values)
+    if isinstance(node, ast.UnaryOp):
+        return -value_of(node.operand)
+    return node.value if isinstance(node, ast.Constant) else float(dotted(node).removeprefix("torch."))
 
 
 def scalar_kind(node: ast.expr) -> ArgumentKind:

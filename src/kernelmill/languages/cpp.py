@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,15 @@ from kernelmill.languages._base import Artifact, Language
 from kernelmill.languages._cache import Entry, LibraryCache, cache_key
 from kernelmill.languages._compile import HEADER, Compile, Limits
 from kernelmill.languages._elf import read_exports
-from kernelmill.languages._launch import Launch, default_launch, kernel_kinds, parse, scalar_kinds, to_python
+from kernelmill.languages._launch import (
+    Launch,
+    default_launch,
+    kernel_kinds,
+    launch_for,
+    parse,
+    scalar_kinds,
+    to_python,
+)
 from kernelmill.languages._toolchain import LINK_FLAGS, Compiler, extra_flags, find_compiler
 from kernelmill.sandboxes import Sandbox, choose
 from kernelmill.schema import Candidate, Parameter, Signature, Tier
@@ -62,7 +71,7 @@ class Cpp(Language):
 
     def tier(self, candidate: Candidate) -> Tier:
         """T1 where the file declares its launch, otherwise T0."""
-        return "T1" if _launch_of(candidate.source) else "T0"
+        return "T1" if _launches_of(candidate.source) else "T0"
 
     def parameters(self, source: str) -> tuple[Parameter, ...]:
         """The knobs that the source's `// tune` lines declare. Raises BuildError for an unreadable line."""
@@ -72,13 +81,17 @@ class Cpp(Language):
         """Library, launch and labels; from the cache where the same was built before."""
         _scan.check_source(candidate.source)
         shape = signature.model_dump(mode="json")
-        launch, scalars = _bound_launch(candidate.source, shape)
+        bound = _bound_launches(candidate.source, shape)
+        launch = launch_for([one for one, _ in bound], shape)
+        scalars = next(kinds for one, kinds in bound if one is launch)
         texts = {
             "kernel.cpp": candidate.source,
             "knobs.h": _knobs(candidate, _scan.parameters(candidate.source)),
-            "launch.h": checks(slots(launch, scalars, shape)),
+            # Of all launches, so that every workload gets the same library.
+            "launch.h": "".join(dict.fromkeys(checks(slots(one, kinds, shape)) for one, kinds in bound)),
         }
-        entry, seconds = self._library(texts, extra_flags(candidate.source), launch)
+        called = [name for one, _ in bound for name in one.kernels]
+        entry, seconds = self._library(texts, extra_flags(candidate.source), called)
         labels = [f"calls:{name}" for name in launch.operators] + _scan.labels(candidate.source)
         if entry.constructors:
             labels.append("static-init")
@@ -107,7 +120,7 @@ class Cpp(Language):
         ]
         return "".join(sizes) + declared + " {\n}\n"
 
-    def _library(self, texts: dict[str, str], extra: tuple[str, ...], launch: Launch) -> tuple[Entry, float]:
+    def _library(self, texts: dict[str, str], extra: tuple[str, ...], called: Sequence[str]) -> tuple[Entry, float]:
         """The compiled library, and the seconds it took; 0 where the cache had it."""
         compiler = self.compiler
         flags = " ".join([*compiler.flags(extra), *LINK_FLAGS])
@@ -121,29 +134,30 @@ class Cpp(Language):
             compile_ = Compile(compiler, self.cache, self._sandbox or choose(), self._limits)
             built = compile_.library(workdir, texts, extra, defined)
             exports = read_exports(built)
-            absent = [name for name in launch.kernels if name not in exports.functions]
+            absent = [name for name in called if name not in exports.functions]
             if absent:
                 raise BuildError(_not_exported(absent[0], exports.functions))
             entry = self.cache.put(key, built, exports.constructors)
         return entry, time.perf_counter() - start
 
 
-def _launch_of(source: str) -> Launch | None:
+def _launches_of(source: str) -> tuple[Launch, ...]:
     try:
         return parse(source)
     except ValueError as exc:
         raise BuildError(str(exc)) from exc
 
 
-def _bound_launch(source: str, signature: dict[str, Any]) -> tuple[Launch, dict[str, str]]:
-    """The launch of a source and the kinds of its scalar arguments."""
+def _bound_launches(source: str, signature: dict[str, Any]) -> list[tuple[Launch, dict[str, str]]]:
+    """All launches of a source, or the generated one, each with the kinds of its scalar arguments."""
+    launches = _launches_of(source)
     try:
-        launch = parse(source) or default_launch(signature)
-        scalars = scalar_kinds(launch, signature)
-        to_python(launch, scalars)
+        bound = [(one, scalar_kinds(one, signature)) for one in launches or (default_launch(signature),)]
+        for launch, scalars in bound:
+            to_python(launch, scalars)
     except ValueError as exc:
         raise BuildError(str(exc)) from exc
-    return launch, scalars
+    return bound
 
 
 def _tensors(launch: Launch, parameters: tuple[Any, ...], signature: dict[str, Any]) -> list[tuple[Any, Any]]:
