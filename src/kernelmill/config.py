@@ -74,6 +74,8 @@ class MeasureConfig(Spec):
     """Whether candidates run in the sandbox; without it the verdict says so."""
     memory_gib: float = Field(default=8.0, gt=0)
     """Memory that a candidate may use."""
+    reference_seconds: float = Field(default=60.0, gt=0)
+    """Longest import of a task file, construction of its reference, making of its inputs, or call of it."""
 
 
 class RunConfig(Spec):

@@ -108,14 +108,27 @@ def test_a_folder_is_no_task_file(server: Server, settings: Settings, tmp_path: 
         (model("return x @ x"), "the reference fails: RuntimeError: mat1 and mat2"),
         (model("return torch.ones(1 << 40)"), "the reference fails"),
         (model("return x", "open('/etc/passwd')"), r"the reference fails: PermissionError.*reads no other file"),
-        (model("return x.to_sparse()"), "Sparse"),
-        (model("return x", "object()"), "argument 'x' is a object; tensors, numbers and strings"),
+        (model("return {'out': x}"), "returns a dict as output 0; dense tensors are right"),
+        (model("return x, {'out': x}"), "returns a dict as output 1; dense tensors are right"),
+        (
+            model("return x.to_sparse()"),
+            "returns a torch.sparse_coo tensor on cpu as output 0; dense tensors are right",
+        ),
+        (model("return x", "object()"), "argument 'x' is a object; tensors, numbers and strings are right"),
+        (model("return x[0]", "[torch.randn(4), torch.randn(4)]"), "argument 'x' is a list; tensors, numbers"),
+        (model("return x['a']", "{'a': torch.randn(4)}"), "argument 'x' is a dict; tensors, numbers"),
+        (model("return torch.ones(x[0])", "[[2], [3]]"), "argument 'x' is a list; .* and lists of numbers"),
+        (
+            model("return x").replace("[torch.randn(16, 32)]", "torch.randn(16, 32)"),
+            r"get_inputs\(\) returns a Tensor; a list",
+        ),
     ],
     ids=lambda value: "",
 )
 def test_an_unusable_task_says_what_is_wrong(load: Load, text: str, said: str) -> None:
-    with pytest.raises(TaskError, match=said):
+    with pytest.raises(TaskError, match=said) as caught:
         load(text)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_file_of_bytes_is_no_task(server: Server, settings: Settings, tmp_path: Path) -> None:

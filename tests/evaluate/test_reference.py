@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from kernelmill.errors import TaskError
 from kernelmill.evaluate.bench import WorkloadBench
-from kernelmill.evaluate.cells import CellSettings, Server
+from kernelmill.evaluate.cells import Cell, CellSettings, Server
 from kernelmill.evaluate.reference import ReferencePolicy, load_task, read_task_file
 from kernelmill.schema import Axis, Scalar, Task
 
@@ -89,6 +91,70 @@ def test_workloads_axes_and_contract_come_from_the_declaration(server: Server, t
     assert [(w.name, w.signature.inputs[0].shape) for w in task.workloads] == [("a", (4, 16)), ("b", (2, 8))]
     assert task.axes["N"] == Axis(low=4, high=256, multiple=4)
     assert task.contract.error_factor == 3.0
+
+
+HANGS = {
+    "its import": ("import torch\n", "import torch\nwhile True: pass\n"),
+    "its constructor": ("super().__init__()", "super().__init__()\n        while True: pass"),
+    "making its inputs": ("return [torch.randn(8, 32), 2]", "while True: pass"),
+    "two calls of the reference": ("        return ((x", "        while True: pass\n        return ((x"),
+}
+
+
+@pytest.mark.parametrize("where", HANGS)
+def test_what_of_a_task_file_hangs_is_named_and_it_is_killed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(server, "settings", replace(server.settings, reference_s=2.0))
+    spawned: list[Cell] = []
+    spawn = server.spawn
+    monkeypatch.setattr(server, "spawn", lambda *a, **named: spawned.append(spawn(*a, **named)) or spawned[-1])
+    said = rf"job\.py: {where}.* did not end within 2 s, its process was killed"
+    with pytest.raises(TaskError, match=said) as caught:
+        load(server, tmp_path, KERNELBENCH.replace(*HANGS[where]))
+    assert "measure.reference_seconds" in str(caught.value)
+    deadline = time.monotonic() + 5
+    while not spawned[0].ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [cell.ended for cell in spawned] == [True]
+
+
+KEEPS = """
+import torch
+
+kept = []
+known = {}
+
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        BODY
+        return x * 2
+
+
+def get_inputs():
+    return [torch.randn(64, 64)]
+"""
+
+
+@pytest.mark.parametrize("body", ["kept.append(x)", "kept.append(x * 3)", "kept.append(x.tolist())"])
+def test_a_reference_that_keeps_memory_in_every_call_is_refused(server: Server, tmp_path: Path, body: str) -> None:
+    with pytest.raises(TaskError, match=r"the reference leaks: each of 8 more calls kept \d{4,} bytes"):
+        load(server, tmp_path, KEEPS.replace("BODY", body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "known.setdefault('x', x)",
+        "known[len(known) % 5] = x * 3\n        len(known) > 4 and known.clear()",
+        "loop = [x * 3]\n        loop.append(loop)",
+        "kept.append(1.5)",
+    ],
+    ids=["once", "in turns", "a cycle", "a number"],
+)
+def test_a_reference_that_keeps_memory_once_or_next_to_none_passes(server: Server, tmp_path: Path, body: str) -> None:
+    assert load(server, tmp_path, KEEPS.replace("BODY", body)).workloads
 
 
 def test_one_workload_may_be_picked_and_a_wrong_name_lists_the_others(server: Server, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class CellSettings:
     confine: bool = True
     memory_bytes: int = 8 * 2**30
     start_seconds: float = 60.0
+    reference_s: float = 60.0
+    """Longest import of a task file, construction of its reference, making of its inputs, call of it."""
     environment: tuple[tuple[str, str], ...] = ()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernelmill.evaluate.child import Cell
+from kernelmill.evaluate.heap import kept_by
 from kernelmill.registry import Registry
 from kernelmill.suites._base import Suite
 
@@ -22,7 +23,10 @@ def handlers(cell: Cell) -> dict[str, Callable[..., dict[str, Any]]]:
     reference = ReferenceRole(cell)
     return {
         "reference": reference.read,
-        "setup": reference.setup,
+        "construct": reference.construct,
+        "generate": reference.generate,
+        "probe": reference.probe,
+        "leak": reference.leak,
         "draw": reference.draw,
         "attach": reference.attach,
         "double": reference.double,
@@ -56,23 +60,31 @@ class ReferenceRole:
             "doc": declared.doc,
         }
 
-    def setup(self, axes: dict[str, int], seed: int, training: bool, mode: str) -> dict[str, Any]:  # noqa: FBT001
-        """Build the module, draw inputs, run it twice; the signature of this workload."""
-        torch = self.torch
-        self.axes = axes
-        torch.manual_seed(seed)
+    def construct(self, axes: dict[str, int], seed: int, training: bool) -> dict[str, Any]:  # noqa: FBT001
+        """Build the module of one workload."""
+        self.axes, self.seed = axes, seed
+        self.torch.manual_seed(seed)
         self.module = self.suite.build(self.file, axes).train(training)
         self.names = list(self.suite.reference(self.file).argument_names)
-        arguments = self._inputs(seed)
         self.init = self.suite.init(self.file)
-        torch.manual_seed(seed)
-        first = self.module(*[a.clone() if isinstance(a, torch.Tensor) else a for a in arguments])
+        return {}
+
+    def generate(self) -> dict[str, Any]:
+        """Draw its inputs."""
+        self.arguments = self._inputs(self.seed)
+        return {}
+
+    def probe(self, mode: str) -> dict[str, Any]:
+        """Run it twice; the signature of this workload."""
+        torch, arguments = self.torch, self.arguments
+        torch.manual_seed(self.seed)
+        first = self._called_on_copies()
         before = [a.clone() for a in arguments if isinstance(a, torch.Tensor)]
-        second = self.module(*arguments)
+        self.cell.result = second = self.module(*arguments)
         after = [a for a in arguments if isinstance(a, torch.Tensor)]
         changed = [i for i, (x, y) in enumerate(zip(before, after, strict=True)) if not _same(torch, x, y)]
-        self.cell.result = second
         described = self.cell.outputs()
+        comparable = all("type" not in output for output in described["outputs"])
         self.runner = torch.compile(self.module) if mode == "compile" else self.module
         return {
             "arguments": [self._specify(n, a) for n, a in zip(self._argument_names(arguments), arguments, strict=True)],
@@ -80,9 +92,17 @@ class ReferenceRole:
             "init": [i if isinstance(i, bool | int | float | str | None) else repr(i) for i in self.init],
             "init_literal": all(_literal(i) for i in self.init),
             "changed": changed,
-            "deterministic": self._equal_results(first, second),
+            "deterministic": not comparable or self._equal_results(first, second),
             **described,
         }
+
+    def leak(self) -> dict[str, Any]:
+        """Bytes that each call keeps for good; 0 where a call keeps none, as every one but the first ones should."""
+        self.cell.result = None
+        return {"bytes": kept_by(self._called_on_copies)}
+
+    def _called_on_copies(self) -> Any:
+        return self.module(*[a.clone() if isinstance(a, self.torch.Tensor) else a for a in self.arguments])
 
     def _argument_names(self, arguments: list[Any]) -> list[str]:
         names = list(self.names[: len(arguments)])
@@ -97,10 +117,8 @@ class ReferenceRole:
     def _specify(self, name: str, value: Any) -> dict[str, Any]:
         if isinstance(value, self.torch.Tensor):
             return {"tensor": self._tensor(name, value)}
-        if not _literal(value):
-            raise TypeError(
-                f"argument {name!r} is a {type(value).__name__}; tensors, numbers and strings are supported"
-            )
+        if not _scalar(value):
+            return {"type": type(value).__name__, "name": name}
         return {"scalar": {"name": name, "value": list(value) if isinstance(value, tuple | list) else value}}
 
     def _tensor(self, name: str, value: Any) -> dict[str, Any]:
@@ -140,7 +158,7 @@ class ReferenceRole:
 
     def attach(self) -> dict[str, Any]:
         """After `bind`: the module's own parameters become the bound buffers; calls run the reference."""
-        self.keep = []
+        self.keep, self.arguments = [], []
         for (_, tensor, _), bound in zip(self._state(), self.cell.state, strict=True):
             tensor.data = bound
         runner = self.runner
@@ -176,6 +194,12 @@ def _literal(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_literal(v) for v in value)
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def _scalar(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(v, int | float) for v in value)
+    return _literal(value)
 
 
 def _same(torch: types.ModuleType, first: Any, second: Any) -> bool:

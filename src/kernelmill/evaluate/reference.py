@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from kernelmill.errors import LaunchError, StageError, TaskError
+from kernelmill.errors import StageError, TaskError
 from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor
 from kernelmill.evaluate.cells import Cell, Server
+from kernelmill.evaluate.failures import CallTimeoutError
+from kernelmill.evaluate.heap import ATTEMPTS
 from kernelmill.evaluate.memory import read_memory
 from kernelmill.evaluate.side import Side
 from kernelmill.registry import Registry
@@ -23,6 +25,21 @@ from kernelmill.suites._base import Suite
 suites: Registry[Suite] = Registry("kernelmill.suites", Suite)
 
 MAX_SOURCE = 1 << 20
+
+_DOING = {
+    "reference": "its import",
+    "construct": "its constructor (Model() or get_init_inputs)",
+    "generate": "making its inputs (get_inputs)",
+    "probe": "two calls of the reference (forward)",
+    "leak": "calling the reference (forward)",
+    "draw": "making its inputs (get_inputs)",
+    "double": "a call of the reference in float64",
+    "trace": "tracing the reference",
+}
+"""What a cell does on a command, for messages."""
+
+PATIENT = {"leak": 8, "double": 5, "trace": 5}
+"""Commands that take longer than one call, and how many times as long they may."""
 
 _OUTSIDE = ("FileNotFoundError", "PermissionError", "URLError", "gaierror", "ConnectionError", "ConnectionRefusedError")
 """What Python raises where a file or a network is out of reach."""
@@ -82,13 +99,20 @@ class ReferenceCell:
         self, server: Server, source: str, suite: str, path: str, policy: Policy, *, prepared: bool = False
     ) -> None:
         self.path = path
+        self.limit_s = server.settings.reference_s
         self.cell: Cell = server.spawn(policy, prepared=prepared)
         self.cell.ask("role", module="kernelmill.evaluate.oracle")
         self.declared = self._ask("reference", source=source, suite=suite, name=Path(path).name)
 
-    def _ask(self, do: str, limit_s: float = 300.0, **fields: Any) -> dict[str, Any]:
+    def _ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        limit_s = self.limit_s * PATIENT.get(do, 1)
         try:
             return self.cell.ask(do, limit_s, **fields)
+        except CallTimeoutError as error:
+            raise TaskError(
+                f"{self.path}: {_DOING.get(do, do)} did not end within {limit_s:g} s, its process was killed; "
+                "a smaller task is right, or a larger measure.reference_seconds"
+            ) from error
         except StageError as error:
             what = "the reference cannot be traced" if do == "trace" else "the reference fails"
             raise TaskError(f"{self.path}: {what}: {_said(error)}") from error
@@ -97,9 +121,12 @@ class ReferenceCell:
         """Build it for one workload.
 
         Raises:
-            TaskError: It raises, is not deterministic, changes its inputs unannounced, returns no tensors.
+            TaskError: It raises, hangs, is not deterministic, changes its inputs unannounced, returns no tensors.
         """
-        answer = self._ask("setup", axes=axes, seed=seed, training=contract.training, mode=mode)
+        self.mode = mode
+        self._ask("construct", axes=axes, seed=seed, training=contract.training)
+        self._ask("generate")
+        answer = self._ask("probe", mode=mode)
         self._refuse(answer, contract)
         self.signature = Signature(
             arguments=tuple(
@@ -118,7 +145,26 @@ class ReferenceCell:
         )
         return self.signature
 
+    def refuse_leaks(self) -> None:
+        """Call it again, a few times, after `setup`.
+
+        Raises:
+            TaskError: Every call keeps memory; one that fills a cache in the first calls does not.
+        """
+        kept = self._ask("leak")["bytes"]
+        if kept:
+            raise TaskError(
+                f"{self.path}: the reference leaks: each of {ATTEMPTS} more calls kept {kept} bytes; a call that keeps "
+                "nothing is right (does it append to a list or a dict that outlives it?), or one that keeps it once"
+            )
+
     def _refuse(self, answer: dict[str, Any], contract: Contract) -> None:
+        for argument in answer["arguments"]:
+            if "type" in argument:
+                raise TaskError(
+                    f"{self.path}: argument {argument['name']!r} is a {argument['type']}; "
+                    "tensors, numbers and strings are right, and lists of numbers"
+                )
         for number, output in enumerate(answer["outputs"]):
             if "type" in output:
                 raise TaskError(
@@ -161,7 +207,8 @@ class ReferenceCell:
 
     def side(self, limit_s: float = 300.0) -> Side:
         """The reference as one side of a timing, or as the oracle."""
-        side = Side(self.cell, self.signature, limit_s)
+        # A call that compiles first takes minutes; any other is as long as those of the set-up.
+        side = Side(self.cell, self.signature, limit_s if self.mode == "compile" else self.limit_s)
         side.trusted = True
         side.bind()
         self._ask("attach")
@@ -187,7 +234,7 @@ class ReferenceCell:
         """Matrix and convolution arithmetic of one call; 0 where it cannot be counted."""
         try:
             return float(self.cell.ask("cost", 120.0)["flops"])
-        except LaunchError:
+        except StageError:
             return 0.0
 
     def trace(self, tracer: str) -> str:
@@ -236,16 +283,17 @@ def load_task(server: Server, path: Path, policy: ReferencePolicy, workloads: Se
         unknown = sorted(set(workloads) - set(declared["workloads"]))
         if unknown:
             raise TaskError(f"{path}: no workload {unknown[0]!r}; there are: {', '.join(declared['workloads'])}")
+        described = []
+        for name, axes in declared["workloads"].items():
+            if not workloads or name in workloads:
+                described.append(Workload(name=name, axes=axes, signature=cell.setup(axes, contract)))
+                cell.refuse_leaks()
         return Task(
             name=declared["name"] or path.stem,
             path=str(path),
             source=source,
             suite=suite,
-            workloads=tuple(
-                Workload(name=name, axes=axes, signature=cell.setup(axes, contract))
-                for name, axes in declared["workloads"].items()
-                if not workloads or name in workloads
-            ),
+            workloads=tuple(described),
             axes={n: Axis(low=low, high=high, multiple=m) for n, (low, high, m) in declared["axes"].items()},
             contract=contract,
             doc=declared["doc"],

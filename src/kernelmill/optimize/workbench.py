@@ -63,6 +63,7 @@ class Workbench:
             cores=cores,
             confine=measure.confine,
             memory_bytes=int(measure.memory_gib * 2**30),
+            reference_s=measure.reference_seconds,
             environment=(("TMPDIR", scratch), ("TORCHINDUCTOR_CACHE_DIR", scratch)),
         )
 

@@ -44,4 +44,9 @@ class KernelBench(Suite):
 
     def inputs(self, module: ModuleType, axes: dict[str, int]) -> list[Any]:
         """What `get_inputs()` returns."""
-        return list(module.get_inputs())
+        found = module.get_inputs()
+        if not isinstance(found, list | tuple):
+            raise TypeError(
+                f"get_inputs() returns a {type(found).__name__}; a list of the arguments of Model.forward is right"
+            )
+        return list(found)
