@@ -114,9 +114,13 @@ class Evaluator:
         """Start what the first measurement needs beside what is done before it."""
         self.bench(self.task.workloads[0]).begin(self.settings.baselines)
 
-    def trace(self, tracer: str) -> str:
-        """The first workload's graph as JSON; `tracer` is the module that makes it. Raises TaskError."""
-        return self.bench(self.task.workloads[0]).trace(tracer)
+    def trace(self, tracer: str, workload: Workload | None = None) -> str:
+        """A workload's graph as JSON, the first's by default; `tracer` is the module that makes it.
+
+        Raises:
+            TaskError: The reference cannot be traced.
+        """
+        return self.bench(workload or self.task.workloads[0]).trace(tracer)
 
     def evaluate(self, candidate: Candidate, level: Level = "full") -> Evaluation:
         """One candidate's verdict.
