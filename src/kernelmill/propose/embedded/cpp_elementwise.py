@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+from kernelmill.propose.embedded import cpp_turned
 from kernelmill.propose.embedded.cpp_loops import choices, parallel, sizes
 from kernelmill.propose.embedded.cpp_scope import Body, Scope, pointer, signature
 from kernelmill.propose.embedded.cpp_sides import Side, costly_count, needing, one_sided, spared, with_near
@@ -25,16 +26,23 @@ over 32 MiB takes 0.75 of the time, over 8 MiB 0.7; below 4 MiB there is nothing
 def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
     """chunk: elements per task; stream: write past the cache; skip: no costly function for a block whose lanes do not
     need it; reciprocal: multiply instead of divide."""
+    turn = cpp_turned.turn_of(kernel)
+    big = prod(a.extent for a in kernel.axes) >= STREAM_FROM
+    if turn:
+        offered = cpp_turned.streamable(kernel, turn)
+        return tuple([choices("stream", (False, True), default=big)] if offered else []) + _reciprocal(kernel)
     found = [sizes("chunk", (1024, 4096, 16384, 65536), 4096, kernel.axes[-1].extent)] if kernel.axes else []
     sides = one_sided(kernel)
     if streamable(kernel):
-        big = prod(a.extent for a in kernel.axes) >= STREAM_FROM
         found.append(choices("stream", (False, True), default=big and not costly_count(spared(kernel, sides))))
     if sides:
         found.append(choices("skip", (False, True), default=any(s.of_sign for s in sides)))
-    if any(v.op == "div" for v in kernel.values):
-        found.append(choices("reciprocal", (False, True), default=False))
-    return tuple(found)
+    return tuple(found) + _reciprocal(kernel)
+
+
+def _reciprocal(kernel: FusedKernel) -> tuple[Parameter, ...]:
+    divides = any(v.op == "div" for v in kernel.values)
+    return (choices("reciprocal", (False, True), default=False),) if divides else ()
 
 
 def streamable(kernel: FusedKernel) -> list[Operand]:
@@ -50,6 +58,9 @@ def streamable(kernel: FusedKernel) -> list[Operand]:
 
 def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     """The text of the kernel."""
+    turn = cpp_turned.turn_of(body.kernel)
+    if turn:
+        return cpp_turned.write(body, turn, setting)
     kernel, sides = with_near(body.kernel)
     body = Body(kernel, body.reciprocal, body.sections)
     function = Scope(body)

@@ -22,12 +22,12 @@ def region(scope: Scope) -> Scope:
     return scope.block(["#pragma omp parallel", ""])
 
 
-def parallel(scope: Scope, axes: list[LoopAxis], extra: str = "", *, inside: bool = False) -> Scope:
-    """A parallel loop nest over some axes, plus a last loop header that the caller wrote itself.
+def parallel(scope: Scope, axes: list[LoopAxis], *extra: str, inside: bool = False) -> Scope:
+    """A parallel loop nest over some axes, plus the last loop headers that the caller wrote itself.
 
     With `inside`, it is shared by the team of the region that it is in.
     """
-    headers = [header(a) for a in axes] + ([extra] if extra else [])
+    headers = [*map(header, axes), *extra]
     if not headers:
         return scope
     collapse = f" collapse({len(headers)})" if len(headers) > 1 else ""

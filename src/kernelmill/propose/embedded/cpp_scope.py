@@ -26,8 +26,8 @@ from kernelmill.propose.embedded.ir import Arg, Ref
 from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, Operand
 
 _RESERVED = re.compile(
-    r"(v|i|inv|part|parts|total|lane|row|block|count|size|mean|top|shift|before|delta)\d+|k\d+|vec_\w+|(max|min)_nan|"
-    r"begin|end|stop|block|first|last|slice|row|to|from|at|j|n|od|oh|d|h|w|best|many|start|total|"
+    r"(v|i|inv|part|parts|total|lane|row|block|count|size|mean|top|shift|before|delta|turned)\d+|k\d+|vec_\w+|"
+    r"(max|min)_nan|begin|end|stop|(tile|block)(_end)?|first|last|slice|row|to|from|at|j|n|od|oh|d|h|w|best|many|start|total|"
     r"auto|bool|break|case|char|class|const|continue|default|delete|do|double|else|enum|extern|false|float|for|"
     r"goto|if|inline|int|long|namespace|new|operator|private|public|register|return|short|signed|static|std|struct|"
     r"switch|template|this|true|typedef|union|unsigned|using|virtual|void|volatile|while|and|or|not|xor|INFINITY|NAN"

