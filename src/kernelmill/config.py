@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Literal, get_origin
 
 from pydantic import Field, ValidationError
 
@@ -68,6 +68,8 @@ class MeasureConfig(Spec):
     """Threads of candidate and baseline; None: one for each core this process may use."""
     cores: tuple[int, ...] | None = None
     """Logical CPUs to measure on; None: all that this process may use."""
+    llc: Literal["cold", "warm"] = "cold"
+    """State of the last-level cache before each timed call: flushed, or as the writing of the inputs left it."""
     compile_baseline: bool = True
     """Whether `torch.compile` is timed beside eager, where it works here."""
     confine: bool = True

@@ -143,6 +143,7 @@ class Workbench:
             rates=self.rates(dtype),
             remeasure=partial(self._measured_again, dtype) if self.peaks else None,
             baselines=("eager", *compiled),
+            llc=self.config.measure.llc,
             llc_bytes=self.llc_bytes,
             budget_s=self.config.budget.seconds or inf,
         )
