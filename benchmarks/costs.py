@@ -53,7 +53,7 @@ def main() -> None:
 
 def _costs_of(table: Table, task: Task, evaluator: Evaluator) -> None:
     graph = from_json(evaluator.trace(TRACER))
-    candidate = render(graph, default_genome(graph, task.contract.output_strides), CppPrinter())
+    candidate = render([graph], default_genome([graph], task.contract.output_strides), CppPrinter())
     builder, signature = Cpp(), task.workloads[0].signature
     numbers = iter(range(1000))
 

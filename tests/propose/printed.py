@@ -16,7 +16,7 @@ from kernelmill.propose.embedded.cpp_printer import CppPrinter
 from kernelmill.propose.embedded.genome import Genome
 from kernelmill.propose.embedded.ir import Graph
 from kernelmill.propose.embedded.printer import FILE, kernels
-from kernelmill.propose.embedded.render import default_genome, program_of, render
+from kernelmill.propose.embedded.render import default_genome, parts_of, render
 from kernelmill.propose.embedded.tracing import trace
 from kernelmill.sandboxes import OFF, choose
 from kernelmill.schema import Candidate, Scalar, Signature, TensorSpec, Value
@@ -90,8 +90,9 @@ def run(candidate: Candidate, module: torch.nn.Module, args: list[Any]) -> list[
 
 def genome_with(graph: Graph, **knobs: Value) -> Genome:
     """The default genome with these knobs in every kernel that has them."""
-    genome, printer = default_genome(graph, "same"), CppPrinter()
-    for kernel in kernels(program_of(graph, genome)):
+    genome, printer = default_genome([graph], "same"), CppPrinter()
+    (part,) = parts_of([graph], genome)
+    for kernel in kernels(part.program):
         for name in {p.name for p in printer.knobs(kernel)} & set(knobs):
             genome = genome.turned(kernel.name, name, knobs[name])
     return genome.turned(FILE, "unroll", knobs.get("unroll", False))
@@ -110,7 +111,7 @@ def error(got: torch.Tensor, exact: torch.Tensor) -> float:
 def check(module: torch.nn.Module, args: list[Any], **knobs: Value) -> Candidate:
     """Build, run and compare with double precision: at most four times the error of eager, or a few ulp."""
     graph = graph_of(module, args)
-    candidate = render(graph, genome_with(graph, **knobs), CppPrinter())
+    candidate = render([graph], genome_with(graph, **knobs), CppPrinter())
     got = run(candidate, module, args)
     with torch.no_grad():
         eager = flat(module(*args))

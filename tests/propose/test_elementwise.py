@@ -13,7 +13,7 @@ from kernelmill.propose.embedded.cpp_printer import CppPrinter
 from kernelmill.propose.embedded.cpp_sides import FAR, one_sided
 from kernelmill.propose.embedded.plan import FusedKernel
 from kernelmill.propose.embedded.printer import kernels
-from kernelmill.propose.embedded.render import default_genome, program_of, render
+from kernelmill.propose.embedded.render import default_genome, parts_of, render
 from tests.propose.printed import Apply, check, graph_of, run
 
 ONE_SIDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -27,7 +27,8 @@ ONE_SIDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def kernel_of(function: Callable[..., torch.Tensor], *args: torch.Tensor) -> FusedKernel:
     graph = graph_of(Apply(function), list(args))
-    (kernel,) = kernels(program_of(graph, default_genome(graph, "same")))
+    (part,) = parts_of([graph], default_genome([graph], "same"))
+    (kernel,) = kernels(part.program)
     assert isinstance(kernel, FusedKernel)
     return kernel
 
@@ -102,7 +103,7 @@ def test_streamed_outputs_are_complete(function: Callable[..., torch.Tensor], sh
 
 def test_a_streamed_output_may_start_anywhere_in_memory() -> None:
     graph = graph_of(Apply(torch.relu), [torch.zeros(64, 64)])
-    text = render(graph, default_genome(graph, "same").turned("k0", "stream", True), CppPrinter()).source
+    text = render([graph], default_genome([graph], "same").turned("k0", "stream", True), CppPrinter()).source
     assert "((uintptr_t)to & 31) == 0" in text
 
 
@@ -136,7 +137,7 @@ def test_a_function_of_far_arguments_is_left_to_the_library_block_by_block(name:
     function = FAR_ONES[name]
     module = Apply(lambda x: function(x))
     graph = graph_of(module, [x])
-    candidate = render(graph, default_genome(graph, "same"), CppPrinter())
+    candidate = render([graph], default_genome([graph], "same"), CppPrinter())
     assert f"vec_{name}(" in candidate.source
     assert f"{'remainder_floor' if name == 'remainder' else 'std::' + name}(" in candidate.source
     (got,), want = run(candidate, module, [x]), function(x)
@@ -152,7 +153,7 @@ def test_a_remainder_by_what_varies_has_the_special_cases_of_the_library() -> No
     x, y = torch.cat([x, torch.randn(500) * 50]), torch.cat([y, torch.randn(500)])
     module = Apply(lambda x, y: (torch.fmod(x, y), torch.remainder(x, y)))
     graph = graph_of(module, [x, y])
-    got = run(render(graph, default_genome(graph, "same"), CppPrinter()), module, [x, y])
+    got = run(render([graph], default_genome([graph], "same"), CppPrinter()), module, [x, y])
     # Double precision holds both exactly; in single precision PyTorch's own gives NaN where the quotient overflows.
     for mine, exact in zip(got, module(x.double(), y.double()), strict=True):
         assert torch.equal(mine.isnan(), exact.isnan())

@@ -37,8 +37,8 @@ def test_a_genome_refuses_words_it_does_not_know() -> None:
 
 def test_the_same_genome_renders_the_same_candidate() -> None:
     graph = graph_of(*_softmax())
-    genome = default_genome(graph, "same").turned("k0", "chunk", 256)
-    first, second = (render(graph, genome, CppPrinter()) for _ in range(2))
+    genome = default_genome([graph], "same").turned("k0", "chunk", 256)
+    first, second = (render([graph], genome, CppPrinter()) for _ in range(2))
     assert first == second
     assert first.genome is not None
     assert Genome.model_validate_json(first.genome) == genome
@@ -46,13 +46,13 @@ def test_the_same_genome_renders_the_same_candidate() -> None:
 
 def test_a_candidate_declares_its_knobs_at_their_present_values() -> None:
     graph = graph_of(*_softmax())
-    candidate = render(graph, default_genome(graph, "same").turned("k0", "chunk", 256), CppPrinter())
+    candidate = render([graph], default_genome([graph], "same").turned("k0", "chunk", 256), CppPrinter())
     knobs = {p.name: p for p in candidate.parameters}
     assert knobs["k0.chunk"].default == 256
     assert knobs["k0.chunk"].ordered
     assert knobs["k0.keep"].values == (True, False)
     assert "file.vector" not in knobs
-    assert "file.vector" in {p.name for p in render(graph, Genome(), CppPrinter(widths=(256, 512))).parameters}
+    assert "file.vector" in {p.name for p in render([graph], Genome(), CppPrinter(widths=(256, 512))).parameters}
 
 
 def test_a_point_turns_the_knobs_it_names_and_no_others() -> None:
@@ -64,12 +64,12 @@ def test_a_point_turns_the_knobs_it_names_and_no_others() -> None:
 
 def test_a_printed_kernel_claims_another_order_of_the_sums() -> None:
     graph = graph_of(*_softmax())
-    assert render(graph, default_genome(graph, "same"), CppPrinter()).claims == ("reordered",)
+    assert render([graph], default_genome([graph], "same"), CppPrinter()).claims == ("reordered",)
 
 
 def test_a_graph_with_nothing_to_fuse_is_rendered_as_library_calls() -> None:
     graph = graph_of(Apply(torch.mm), [torch.randn(4, 5), torch.randn(5, 6)])
-    candidate = render(graph, default_genome(graph, "same"), CppPrinter())
+    candidate = render([graph], default_genome([graph], "same"), CppPrinter())
     assert "aten.mm.default" in candidate.source
     assert 'extern "C"' not in candidate.source
     assert candidate.claims == ()

@@ -71,9 +71,9 @@ def _ask(n: int = 1, parent: Candidate | None = None, name: str = "r0", action: 
 
 def test_every_neighbour_renders_and_has_its_own_name() -> None:
     graph = graph_of(Small(), ARGS)
-    moves = neighbours(graph, default_genome(graph, "any"), CppPrinter())
+    moves = neighbours([graph], default_genome([graph], "any"), CppPrinter())
     assert len({m.name for m in moves}) == len(moves) >= 5
-    sources = {render(graph, m.genome, CppPrinter()).source for m in moves}
+    sources = {render([graph], m.genome, CppPrinter()).source for m in moves}
     assert len(sources) == len(moves)
     assert [m.gain for m in moves] == sorted((m.gain for m in moves), reverse=True)
 
@@ -83,26 +83,26 @@ def test_structural_neighbours_compute_the_same() -> None:
     graph = graph_of(module, ARGS)
     with torch.no_grad():
         want = module(*ARGS)
-    for move in neighbours(graph, default_genome(graph, "any"), CppPrinter()):
-        (got,) = run(render(graph, move.genome, CppPrinter()), module, ARGS)
+    for move in neighbours([graph], default_genome([graph], "any"), CppPrinter()):
+        (got,) = run(render([graph], move.genome, CppPrinter()), module, ARGS)
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-7), move.name
 
 
 def test_a_move_can_be_undone() -> None:
     graph, printer = graph_of(Small(), ARGS), CppPrinter()
-    start = default_genome(graph, "any")
+    start = default_genome([graph], "any")
     for prefix, back in (("apply channels-last", "undo channels-last"), ("cut at", "join at"), ("library", "template")):
-        there = next(m for m in neighbours(graph, start, printer) if m.name.startswith(prefix))
-        home = next(m for m in neighbours(graph, there.genome, printer) if m.name.startswith(back))
+        there = next(m for m in neighbours([graph], start, printer) if m.name.startswith(prefix))
+        home = next(m for m in neighbours([graph], there.genome, printer) if m.name.startswith(back))
         assert home.genome == start
 
 
 def test_algorithmic_rewrites_are_offered_only_where_they_are_welcome() -> None:
     module = Apply(lambda x, w: (x @ w).sum(1))
     graph = graph_of(module, [torch.randn(6, 30), torch.randn(30, 50)])
-    genome, printer = default_genome(graph, "any"), CppPrinter()
-    welcome = {m.name.split("@")[0] for m in neighbours(graph, genome, printer, algorithmic=True)}
-    unwelcome = {m.name.split("@")[0] for m in neighbours(graph, genome, printer, algorithmic=False)}
+    genome, printer = default_genome([graph], "any"), CppPrinter()
+    welcome = {m.name.split("@")[0] for m in neighbours([graph], genome, printer, algorithmic=True)}
+    unwelcome = {m.name.split("@")[0] for m in neighbours([graph], genome, printer, algorithmic=False)}
     assert unwelcome < welcome
 
 

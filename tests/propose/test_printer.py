@@ -156,7 +156,7 @@ def _rendered(module: torch.nn.Module, args: list[Any]) -> torch.Tensor:
     from kernelmill.propose.embedded.render import default_genome, render
 
     graph = graph_of(module, args)
-    return flat(run(render(graph, default_genome(graph, "same"), CppPrinter()), module, args))[0]
+    return flat(run(render([graph], default_genome([graph], "same"), CppPrinter()), module, args))[0]
 
 
 def _kernel(values: tuple[KernelValue, ...]) -> Program:
@@ -167,7 +167,7 @@ def _kernel(values: tuple[KernelValue, ...]) -> Program:
 
 def test_names_that_c_plus_plus_reserves_are_changed() -> None:
     load = KernelValue(0, "load", "", (), "float32", 0, False)
-    text = CppPrinter().print(_kernel((load, KernelValue(1, "pointwise", "neg", (Ref(0),), "float32", 0, False))), {})
+    text = CppPrinter().print([_kernel((load, KernelValue(1, "pointwise", "neg", (Ref(0),), "float32", 0, False)))], {})
     assert "class_[i0]" in text
     assert "v1_[i0] = v1" in text
     assert "k0(class, v1)" in text
@@ -177,7 +177,7 @@ def test_an_unknown_operation_is_named_in_the_error() -> None:
     load = KernelValue(0, "load", "", (), "float32", 0, False)
     program = _kernel((load, KernelValue(1, "pointwise", "frobnicate", (Ref(0),), "float32", 0, False)))
     with pytest.raises(ValueError, match="k0: C\\+\\+ has no word for the operation 'frobnicate'"):
-        CppPrinter().print(program, {})
+        CppPrinter().print([program], {})
 
 
 def test_a_setting_that_is_not_on_offer_falls_back_to_the_default() -> None:

@@ -68,8 +68,7 @@ def test_templates_can_be_left_to_the_library(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_every_launch_is_one_that_the_launch_language_takes(name: str) -> None:
     graph, _ = prepare(*CASES[name])
-    launch = parse(launch_text(plan(graph)))
-    assert launch is not None
+    (launch,) = parse(launch_text(plan(graph)))
     assert len(launch.arguments) == len(graph.inputs)
 
 

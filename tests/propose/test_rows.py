@@ -24,7 +24,7 @@ def _seeded() -> None:
 
 def source(function: Callable[..., Any], *args: torch.Tensor, **knobs: Any) -> str:
     graph = graph_of(Apply(function), list(args))
-    return render(graph, genome_with(graph, **knobs), CppPrinter()).source
+    return render([graph], genome_with(graph, **knobs), CppPrinter()).source
 
 
 def everything(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -84,7 +84,7 @@ def test_the_extreme_values_are_those_of_eager_whatever_the_row_holds(k: int, la
     module = Apply(lambda x: torch.topk(x, k, largest=largest)[0])
 
     graph = graph_of(module, [x])
-    candidate = render(graph, genome_with(graph, lanes=lanes), CppPrinter())
+    candidate = render([graph], genome_with(graph, lanes=lanes), CppPrinter())
     (got,) = run(candidate, module, [x])
     assert f"lane[{lanes}]" in candidate.source
     torch.testing.assert_close(got, module(x), rtol=0, atol=0, equal_nan=True)

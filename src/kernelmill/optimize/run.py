@@ -22,7 +22,7 @@ from kernelmill.optimize.engine import Engine
 from kernelmill.optimize.promotion import judge, worth
 from kernelmill.optimize.workbench import Workbench
 from kernelmill.propose._base import Operator
-from kernelmill.propose.embedded import TRACER
+from kernelmill.propose.embedded import TRACER, graph_file
 from kernelmill.registry import Registry
 from kernelmill.schema import Candidate, Evaluation, Event, RunInfo, Task
 from kernelmill.search import make_searcher
@@ -30,7 +30,6 @@ from kernelmill.stores import Store
 
 operators: Registry[Operator] = Registry("kernelmill.propose", Operator)
 
-GRAPH = "graph.json"
 TASK = "task.json"
 SEEDS = "seeds.json"
 
@@ -128,7 +127,7 @@ class Optimization:
     store: Store
     bench: Workbench
     folder: Path
-    """`graph.json` and the task are kept here, and afterwards the seeds."""
+    """The graphs and the task are kept here, and afterwards the seeds."""
 
     def events(self) -> Iterator[Event]:
         """Search, then promote the best; each event once it is safe in the store.
@@ -138,13 +137,18 @@ class Optimization:
             KernelMillError: What no further attempt would mend; the log is whole and the run can be resumed.
         """
         with self.bench.evaluator(self.task) as evaluator:
-            graph = self.folder / GRAPH
-            if not graph.is_file():
-                evaluator.begin()
-                _write(graph, evaluator.trace(TRACER))
+            self._trace(evaluator)
             engine = self._engine(evaluator)
             yield from engine.run()
             self._reveal(evaluator)
+
+    def _trace(self, evaluator: Evaluator) -> None:
+        """Every workload's graph into the run's folder, where a run that is resumed finds them."""
+        wanted = {self.folder / graph_file(number): w for number, w in enumerate(self.task.workloads, 1)}
+        for path, workload in wanted.items():
+            if not path.is_file():
+                evaluator.begin()
+                _write(path, evaluator.trace(TRACER, workload))
 
     def _engine(self, evaluator: Evaluator) -> Engine:
         config = self.config

@@ -1,15 +1,16 @@
-"""The embedded proposer: candidates printed from the traced graph, without a model and without a network."""
+"""The embedded proposer: candidates printed from the traced graphs, without a model and without a network."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
 from kernelmill.errors import UserError
 from kernelmill.propose._base import Operator, View
+from kernelmill.propose.embedded import graph_file
 from kernelmill.propose.embedded.cpp_printer import CppPrinter
 from kernelmill.propose.embedded.genome import Genome
 from kernelmill.propose.embedded.ir import Graph, from_json
@@ -38,19 +39,19 @@ class TemplateOperator(Operator):
         self.printer = printer or CppPrinter(widths=vector_widths())
 
     def propose(self, request: Request, view: View) -> Iterator[Candidate]:
-        """Candidates printed from the graph that the engine has put into the work directory.
+        """Candidates printed from the graphs that the engine has put into the work directory, for all workloads each.
 
         Raises:
-            UserError: There is no graph, or the request names a move that the parent does not have.
+            UserError: A graph is missing, or the request names a move that the parent does not have.
         """
-        graph = load_graph(view.workdir)
-        parent = self._parent(request, view, graph)
+        graphs = load_graphs(view.workdir, len(view.task.workloads))
+        parent = self._parent(request, view, graphs)
         given = 0
         seen = set(view.candidates)
-        for genome, note in self._proposals(request, view, graph, parent):
+        for genome, note in self._proposals(request, view, graphs, parent):
             if given >= request.n:
                 return
-            candidate = render(graph, genome, self.printer, note)
+            candidate = render(graphs, genome, self.printer, note)
             if candidate.id not in seen:
                 seen.add(candidate.id)
                 given += 1
@@ -61,43 +62,45 @@ class TemplateOperator(Operator):
         best = _best(view)
         if best is None:
             return None
-        name, result = best
+        name, evaluation = best
         wanted = Request(id="finished", operator="template", parents=(name,))
         following = next(self.propose(wanted, view), None)
-        reached = result.floor_us / result.time_us if result.floor_us and result.time_us else 0.0
-        library = {step: us for step, us in result.profile.items() if ":aten." in step}
-        share = sum(library.values()) / (sum(result.profile.values()) or 1.0)
-        if share > LIBRARY_SHARE and (following is None or not following.note.startswith("apply")):
+        call = min(evaluation.results, key=_library_share)
+        if _library_share(call) > LIBRARY_SHARE and (following is None or not following.note.startswith("apply")):
+            library = _library(call)
             worst = max(library, key=lambda step: library[step]).split(":", 1)[1]
-            limit = f" at {reached:.0%} of this machine's {result.floor_bound} limit" if reached else ""
-            where = f"{share:.0%} of the time is in library calls, most of it in {worst}{limit}"
+            reached = _reached(call)
+            limit = f" at {reached:.0%} of this machine's {call.floor_bound} limit" if reached else ""
+            where = f"{_library_share(call):.0%} of the time is in library calls, most of it in {worst}{limit}"
             return f"{where}: nothing to gain around them"
         if following is None:
             return "every structural move and every knob of the best candidate has been tried"
-        if reached > ROOFLINE_SHARE:
-            return f"the best candidate reaches {reached:.0%} of this machine's {result.floor_bound} limit"
+        furthest = min(evaluation.results, key=_reached)
+        if _reached(furthest) > ROOFLINE_SHARE:
+            limit = f"{_reached(furthest):.0%} of this machine's {furthest.floor_bound} limit"
+            return f"the best candidate reaches {limit}"
         return None
 
-    def _parent(self, request: Request, view: View, graph: Graph) -> Genome | None:
+    def _parent(self, request: Request, view: View, graphs: Sequence[Graph]) -> Genome | None:
         for name in reversed(request.parents):
             if name in view.candidates:
-                return self._genome(view.candidates[name], view, graph)
+                return self._genome(view.candidates[name], view, graphs)
         return None
 
-    def _genome(self, candidate: Candidate, view: View, graph: Graph) -> Genome:
+    def _genome(self, candidate: Candidate, view: View, graphs: Sequence[Graph]) -> Genome:
         """The genome of a candidate; that of the first one for a candidate that somebody else wrote."""
         if candidate.genome is None:
-            return default_genome(graph, view.task.contract.output_strides)
+            return default_genome(graphs, view.task.contract.output_strides)
         return Genome.model_validate_json(candidate.genome)
 
     def _proposals(
-        self, request: Request, view: View, graph: Graph, parent: Genome | None
+        self, request: Request, view: View, graphs: Sequence[Graph], parent: Genome | None
     ) -> Iterator[tuple[Genome, str]]:
-        start = default_genome(graph, view.task.contract.output_strides)
+        start = default_genome(graphs, view.task.contract.output_strides)
         if request.point is not None:
             yield (parent or start).at(request.point), "knobs as asked"
             return
-        moves = neighbours(graph, parent or start, self.printer, algorithmic=view.task.contract.algorithmic)
+        moves = neighbours(graphs, parent or start, self.printer, algorithmic=view.task.contract.algorithmic)
         if request.action is not None:
             named = {m.name: m for m in moves}
             if request.action not in named:
@@ -111,19 +114,22 @@ class TemplateOperator(Operator):
         first = [(m.genome, m.name) for m in moves if m.gain >= WORTHWHILE]
         later = iter([(m.genome, m.name) for m in moves if m.gain < WORTHWHILE])
         yield from first
-        knobs = Tuning(graph, self.printer, view).proposals(parent or start, rng)
+        knobs = Tuning(graphs, self.printer, view).proposals(parent or start, rng)
         turns = [knobs, later] if rng.random() < 0.5 else [later, knobs]
         for pair in zip_longest(*turns):
             yield from (proposal for proposal in pair if proposal is not None)
 
 
-def load_graph(workdir: Path) -> Graph:
-    """The traced graph of the first workload. UserError where the engine has not put it there."""
-    found = [workdir / "graph.json", *sorted(workdir.glob("graph-*.json"))]
-    path = next((p for p in found if p.is_file()), None)
-    if path is None:
+def load_graphs(workdir: Path, count: int) -> tuple[Graph, ...]:
+    """The traced graphs of so many workloads, in their order. UserError where the engine has not put them there."""
+    return tuple(_load(workdir / graph_file(number)) for number in range(1, count + 1))
+
+
+def _load(path: Path) -> Graph:
+    if not path.is_file():
         raise UserError(
-            f"there is no graph.json in {workdir}; the engine traces the task before it asks for candidates"
+            f"there is no {path.name} in {path.parent}; the engine traces every workload of the task before it asks "
+            "for candidates"
         )
     return from_json(path.read_text())
 
@@ -137,12 +143,24 @@ def vector_widths() -> tuple[int, ...]:
     return (256, 512) if platform.machine() == "x86_64" and "avx512f" in flags else ()
 
 
-def _best(view: View) -> tuple[str, WorkloadResult] | None:
-    """Id of the fastest candidate that passed, and what was found on its first workload."""
-    scores: dict[str, tuple[float, WorkloadResult]] = {}
-    for name, evaluation in view.evaluations.items():
-        if isinstance(evaluation, Passed) and name in view.candidates:
-            interval = evaluation.speedup()
-            scores[name] = (interval.ratio if interval else 0.0, evaluation.results[0])
-    best = max(scores, key=lambda name: (scores[name][0], name), default=None)
-    return None if best is None else (best, scores[best][1])
+def _best(view: View) -> tuple[str, Passed] | None:
+    """Id of the fastest candidate that passed, and its verdict."""
+    passed = {n: e for n, e in view.evaluations.items() if isinstance(e, Passed) and n in view.candidates}
+    speedups = {name: evaluation.speedup() for name, evaluation in passed.items()}
+    scores = {name: interval.ratio if interval else 0.0 for name, interval in speedups.items()}
+    best = max(scores, key=lambda name: (scores[name], name), default=None)
+    return None if best is None else (best, passed[best])
+
+
+def _library(result: WorkloadResult) -> dict[str, float]:
+    """Microseconds of the steps that are library calls."""
+    return {step: us for step, us in result.profile.items() if ":aten." in step}
+
+
+def _library_share(result: WorkloadResult) -> float:
+    return sum(_library(result).values()) / (sum(result.profile.values()) or 1.0)
+
+
+def _reached(result: WorkloadResult) -> float:
+    """Share of the machine's limit; 0 where it is not known, or where the reference answers."""
+    return result.floor_us / result.time_us if result.floor_us and result.time_us else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from math import prod
@@ -64,26 +64,28 @@ class CppPrinter(Printer):
             return _TEMPLATES[kernel.template](kernel)
         return _SKELETONS[kernel.skeleton].knobs(kernel)
 
-    def file_knobs(self, program: Program) -> tuple[Parameter, ...]:
-        if not kernels(program):
+    def file_knobs(self, programs: Sequence[Program]) -> tuple[Parameter, ...]:
+        if not any(kernels(program) for program in programs):
             return ()
         unroll = choices("unroll", (False, True), default=False)
         return (choices("vector", (0, *self.widths), default=0), unroll) if self.widths else (unroll,)
 
-    def print(self, program: Program, knobs: Knobs) -> str:
+    def print(self, programs: Sequence[Program], knobs: Knobs) -> str:
         sections: set[str] = set()
-        dtypes = {s.name: s.dtype for s in program.steps if isinstance(s, Allocate)}
-        texts = []
-        for kernel in kernels(program):
-            setting = chosen(self.knobs(kernel), knobs.get(kernel.name, {}))
-            if isinstance(kernel, TemplateKernel):
-                text, needs = _template(kernel, setting, dtypes[kernel.output])
-            else:
-                text, needs = _fused(kernel, setting)
-            texts.append(text)
-            sections |= needs
-        setting = chosen(self.file_knobs(program), knobs.get(FILE, {}))
-        parts = [_flags(setting), _INCLUDES, *math_sections(sections), *texts, _launch(program)]
+        texts: dict[str, str] = {}
+        for program in programs:
+            dtypes = {s.name: s.dtype for s in program.steps if isinstance(s, Allocate)}
+            for kernel in kernels(program):
+                setting = chosen(self.knobs(kernel), knobs.get(kernel.name, {}))
+                if isinstance(kernel, TemplateKernel):
+                    text, needs = _template(kernel, setting, dtypes[kernel.output])
+                else:
+                    text, needs = _fused(kernel, setting)
+                texts[kernel.name] = text
+                sections |= needs
+        setting = chosen(self.file_knobs(programs), knobs.get(FILE, {}))
+        launches = [_launch(program) for program in programs]
+        parts = [_flags(setting), _INCLUDES, *math_sections(sections), *texts.values(), *launches]
         return "\n".join(p for p in parts if p)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,8 +10,8 @@ from kernelmill.propose.embedded.genome import Genome
 from kernelmill.propose.embedded.ir import Graph
 from kernelmill.propose.embedded.plan import FusedKernel, TemplateKernel
 from kernelmill.propose.embedded.printer import Kernel, Printer, chosen, kernels
-from kernelmill.propose.embedded.render import program_of
-from kernelmill.propose.embedded.rewrites import apply_rewrites, rewrite_of, sites
+from kernelmill.propose.embedded.render import parts_of
+from kernelmill.propose.embedded.rewrites import rewrite_of, rewritten, sites
 from kernelmill.propose.embedded.templates import template_of
 from kernelmill.schema import Parameter, Value
 
@@ -33,36 +33,42 @@ class Move:
     """How much is expected of it, on no particular scale: only the order counts."""
 
 
-def neighbours(graph: Graph, genome: Genome, printer: Printer, *, algorithmic: bool = True) -> list[Move]:
+def neighbours(graphs: Sequence[Graph], genome: Genome, printer: Printer, *, algorithmic: bool = True) -> list[Move]:
     """All structural moves from a genome, the most promising first. Every one of them gives a legal program.
 
+    A move changes the programs of all workloads for which it means something.
+
     Args:
-        graph: As traced, before any rewrite.
+        graphs: As traced, before any rewrite, one a workload.
         genome: Where to move from.
         printer: Which knobs there are.
         algorithmic: Whether rewrites that change the asymptotic work are welcome.
     """
-    found = [
-        *_rewrite_moves(graph, genome, algorithmic=algorithmic),
-        *_undo_moves(genome),
-        *_kernel_moves(graph, genome, printer),
-        *_template_moves(graph, genome),
-    ]
-    legal = [m for m in found if _legal(graph, m.genome)]
+    now = rewritten(graphs, genome.rewrites)
+    found = {
+        m.name: m
+        for m in (
+            *_rewrite_moves(now, genome, algorithmic=algorithmic),
+            *_undo_moves(genome),
+            *_kernel_moves(graphs, genome, printer),
+            *_template_moves(now, genome),
+        )
+    }
+    legal = [m for m in found.values() if _legal(graphs, m.genome)]
     return sorted(legal, key=lambda m: (-m.gain, m.name))
 
 
-def _legal(graph: Graph, genome: Genome) -> bool:
+def _legal(graphs: Sequence[Graph], genome: Genome) -> bool:
     try:
-        apply_rewrites(graph, genome.rewrites)
+        rewritten(graphs, genome.rewrites)
     except ValueError:
         return False  # a rewrite that built on the one undone
     return True
 
 
-def _rewrite_moves(graph: Graph, genome: Genome, *, algorithmic: bool) -> Iterator[Move]:
+def _rewrite_moves(now: Sequence[Graph], genome: Genome, *, algorithmic: bool) -> Iterator[Move]:
     gains = {"exact": 6.0, "reordered": 7.0, "algorithmic": 9.0}
-    for step in sites(apply_rewrites(graph, genome.rewrites)):
+    for step in dict.fromkeys(step for graph in now for step in sites(graph)):
         claim = rewrite_of(step)[0].claim
         if algorithmic or claim != "algorithmic":
             yield Move(f"apply {step}", genome.model_copy(update={"rewrites": (*genome.rewrites, step)}), gains[claim])
@@ -77,22 +83,33 @@ def _undo_moves(genome: Genome) -> Iterator[Move]:
         yield Move(f"join at {node}", genome.model_copy(update={"cuts": others}), 1.5)
 
 
-def _kernel_moves(graph: Graph, genome: Genome, printer: Printer) -> Iterator[Move]:
-    cuts: list[tuple[int, int]] = []
-    for kernel in kernels(program_of(graph, genome)):
-        space = printer.knobs(kernel)
-        setting = chosen(space, genome.kernels.get(kernel.name, {}))
-        for knob in space:
-            if knob.name in STRUCTURAL_KNOBS:
-                for value in knob.values:
-                    if value != setting[knob.name]:
-                        name = f"set {kernel.name}.{knob.name}={value}"
-                        yield Move(name, genome.turned(kernel.name, knob.name, value), 5.0)
-        if isinstance(kernel, FusedKernel):
-            cuts += [(len(kernel.values), node) for node in cuttable(kernel)]
-    for size, node in sorted(cuts, reverse=True)[:MAX_CUTS]:
+def _kernel_moves(graphs: Sequence[Graph], genome: Genome, printer: Printer) -> Iterator[Move]:
+    families: dict[str, dict[str, Kernel]] = {}
+    for part in parts_of(graphs, genome):
+        for kernel in kernels(part.program):
+            families.setdefault(part.families[kernel.name], {})[kernel.name] = kernel
+    cuts: dict[int, int] = {}
+    for family, members in families.items():
+        yield from _knob_moves(family, members, genome, printer)
+        for kernel in members.values():
+            if isinstance(kernel, FusedKernel):
+                cuts |= {n: max(cuts.get(n, 0), len(kernel.values)) for n in cuttable(kernel)}
+    for size, node in sorted(((size, node) for node, size in cuts.items()), reverse=True)[:MAX_CUTS]:
         changed = genome.model_copy(update={"cuts": tuple(sorted({*genome.cuts, node}))})
         yield Move(f"cut at {node}", changed, 2.0 + size / 1000)
+
+
+def _knob_moves(family: str, members: Mapping[str, Kernel], genome: Genome, printer: Printer) -> Iterator[Move]:
+    """A structural knob set in all kernels of a family that have the value and are not at it."""
+    changed: dict[tuple[str, Value], Genome] = {}
+    for name, kernel in members.items():
+        space = printer.knobs(kernel)
+        setting = chosen(space, genome.kernels.get(name, {}))
+        wanted = [(k.name, v) for k in space if k.name in STRUCTURAL_KNOBS for v in k.values if v != setting[k.name]]
+        for knob, value in wanted:
+            changed[knob, value] = changed.get((knob, value), genome).turned(name, knob, value)
+    for (knob, value), turned in changed.items():
+        yield Move(f"set {family}.{knob}={value}", turned, 5.0)
 
 
 def cuttable(kernel: FusedKernel) -> list[int]:
@@ -117,13 +134,12 @@ def cuttable(kernel: FusedKernel) -> list[int]:
     ]
 
 
-def _template_moves(graph: Graph, genome: Genome) -> Iterator[Move]:
-    now = apply_rewrites(graph, genome.rewrites)
-    for node in now.nodes:
+def _template_moves(now: Sequence[Graph], genome: Genome) -> Iterator[Move]:
+    for graph, node in [(g, n) for g in now for n in g.nodes]:
         if node.id in genome.library:
             rest = tuple(n for n in genome.library if n != node.id)
             yield Move(f"template for {node.id}", genome.model_copy(update={"library": rest}), 3.0)
-        elif node.kind == "extern" and template_of(now, node) is not None:
+        elif node.kind == "extern" and template_of(graph, node) is not None:
             kept = tuple(sorted({*genome.library, node.id}))
             yield Move(f"library for {node.id}", genome.model_copy(update={"library": kept}), 2.5)
 

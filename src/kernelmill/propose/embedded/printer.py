@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from kernelmill.propose.embedded.plan import FusedKernel, Program, TemplateKernel
@@ -28,15 +28,15 @@ class Printer(ABC):
         """What may be turned in one kernel; names without the kernel's. Knobs that change nothing are left out."""
 
     @abstractmethod
-    def file_knobs(self, program: Program) -> tuple[Parameter, ...]:
+    def file_knobs(self, programs: Sequence[Program]) -> tuple[Parameter, ...]:
         """What may be turned for the whole file, e.g. the vector width."""
 
     @abstractmethod
-    def print(self, program: Program, knobs: Knobs) -> str:
-        """The candidate's source.
+    def print(self, programs: Sequence[Program], knobs: Knobs) -> str:
+        """The candidate's source: of every program its launch, of kernels of one name one.
 
         Raises:
-            ValueError: The program holds an operation or a dtype that this language has no words for.
+            ValueError: A program holds an operation or a dtype that this language has no words for.
         """
 
 

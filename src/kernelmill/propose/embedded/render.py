@@ -1,35 +1,91 @@
-"""From a graph and a genome to a candidate."""
+"""From the graphs of a task's workloads and a genome to a candidate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kernelmill.propose.embedded.genome import Genome
 from kernelmill.propose.embedded.ir import Graph
-from kernelmill.propose.embedded.plan import Program
-from kernelmill.propose.embedded.printer import FILE, Printer, chosen, kernels
+from kernelmill.propose.embedded.names import Names
+from kernelmill.propose.embedded.plan import Allocate, Program
+from kernelmill.propose.embedded.printer import FILE, Kernel, Printer, chosen, kernels
 from kernelmill.propose.embedded.program import plan
-from kernelmill.propose.embedded.rewrites import always, apply_rewrites, claims
+from kernelmill.propose.embedded.rewrites import always, claims, rewritten
 from kernelmill.schema import Candidate, Claim, Parameter
 
 
-def default_genome(graph: Graph, strides: Literal["same", "any"]) -> Genome:
+@dataclass(frozen=True)
+class Part:
+    """What a candidate does for one workload."""
+
+    program: Program
+    """Its kernels' names are unique in the file; a kernel that another part has too has one name."""
+    families: Mapping[str, str]
+    """Kernel name -> its family: kernels at the same place of the programs of different workloads."""
+
+
+def default_genome(graphs: Sequence[Graph], strides: Literal["same", "any"]) -> Genome:
     """Where a search starts: every rewrite that wins wherever it applies, maximal fusion, default knobs."""
-    return Genome(rewrites=tuple(always(graph)), strides=strides)
+    moves: list[str] = []
+    for count in range(1, len(graphs) + 1):
+        moves += always(rewritten(graphs[:count], moves)[-1])
+    return Genome(rewrites=tuple(moves), strides=strides)
 
 
-def program_of(graph: Graph, genome: Genome) -> Program:
-    """The program of a genome. ValueError where a rewrite does not apply."""
-    graph = apply_rewrites(graph, genome.rewrites)
-    return plan(graph, frozenset(genome.cuts), strides=genome.strides, library=frozenset(genome.library))
+def parts_of(graphs: Sequence[Graph], genome: Genome) -> tuple[Part, ...]:
+    """The programs of a genome, one a workload; for one that an earlier one's guards let in, that one's.
+
+    What the genome names and a workload's graph does not have is left out for that workload.
+
+    Raises:
+        ValueError: A rewrite applies to no graph.
+    """
+    cuts, library = frozenset(genome.cuts), frozenset(genome.library)
+    parts: list[Part] = []
+    for graph in rewritten(graphs, genome.rewrites):
+        program = plan(graph, cuts, strides=genome.strides, library=library)
+        same = next((p for p in parts if set(p.program.guards) <= set(program.guards)), None)
+        parts.append(same or _named(program, parts))
+    return tuple(parts)
 
 
-def parameters_of(program: Program, genome: Genome, printer: Printer) -> tuple[Parameter, ...]:
+def _named(program: Program, before: Sequence[Part]) -> Part:
+    """A program with names that fit beside those before it: `k0` becomes `k0_2`, or that of the same kernel there."""
+    if not before:
+        return Part(program, {k.name: k.name for k in kernels(program)})
+    known = {_text(k, p.program): k.name for p in before for k in kernels(p.program)}
+    families = {name: family for p in before for name, family in p.families.items()}
+    names = Names({*program.arguments, *known.values()})
+    renamed = {
+        k.name: known.get(_text(k, program)) or names.fresh(f"{k.name}_{len(before) + 1}") for k in kernels(program)
+    }
+    steps = (replace(s, name=renamed[s.name]) if isinstance(s, Kernel) else s for s in program.steps)
+    return Part(replace(program, steps=tuple(steps)), {new: families.get(new, old) for old, new in renamed.items()})
+
+
+def _text(kernel: Kernel, program: Program) -> str:
+    """Equal for two kernels that are printed alike, whatever they are called."""
+    stored = {s.name: s.dtype for s in program.steps if isinstance(s, Allocate)}
+    return repr((replace(kernel, name=""), stored.get(getattr(kernel, "output", ""))))
+
+
+def programs_of(parts: Sequence[Part]) -> list[Program]:
+    """The different programs, in order."""
+    return [p.program for i, p in enumerate(parts) if not any(p is earlier for earlier in parts[:i])]
+
+
+def spaces_of(parts: Sequence[Part], printer: Printer) -> dict[str, tuple[Parameter, ...]]:
+    """Kernel name, or `file` -> what may be turned in it."""
+    spaces = {k.name: printer.knobs(k) for part in parts for k in kernels(part.program)}
+    return {**spaces, FILE: printer.file_knobs(programs_of(parts))}
+
+
+def parameters_of(parts: Sequence[Part], genome: Genome, printer: Printer) -> tuple[Parameter, ...]:
     """All knobs as `kernel.knob`, each with its present value as the default."""
-    spaces = {k.name: printer.knobs(k) for k in kernels(program)}
-    spaces[FILE] = printer.file_knobs(program)
     found = []
-    for name, space in spaces.items():
+    for name, space in spaces_of(parts, printer).items():
         setting = chosen(space, genome.kernels.get(name, {}))
         found += [
             p.model_copy(update={"name": f"{name}.{p.name}", "default": setting[p.name]})
@@ -39,21 +95,27 @@ def parameters_of(program: Program, genome: Genome, printer: Printer) -> tuple[P
     return tuple(found)
 
 
-def render(graph: Graph, genome: Genome, printer: Printer, note: str = "") -> Candidate:
-    """One self-contained candidate.
+def render(graphs: Sequence[Graph], genome: Genome, printer: Printer, note: str = "") -> Candidate:
+    """One self-contained candidate that writes for every workload.
+
+    Args:
+        graphs: As traced, one a workload, the first workload first.
+        genome: The choices; one for all workloads.
+        printer: The language.
+        note: What is new, for people.
 
     Raises:
-        ValueError: A rewrite does not apply, or the language has no words for an operation.
+        ValueError: A rewrite applies to no graph, or the language has no words for an operation.
     """
-    program = program_of(graph, genome)
+    parts = parts_of(graphs, genome)
     claimed: set[Claim] = set(claims(genome.rewrites))
-    if kernels(program):  # fused multiply-adds, sums in another order, functions of our own
+    if any(kernels(part.program) for part in parts):  # fused multiply-adds, sums in another order, own functions
         claimed.add("reordered")
     return Candidate(
         language=printer.language,
-        source=printer.print(program, genome.kernels),
+        source=printer.print(programs_of(parts), genome.kernels),
         claims=tuple(sorted(claimed)),
         genome=genome.model_dump_json(),
-        parameters=parameters_of(program, genome, printer),
+        parameters=parameters_of(parts, genome, printer),
         note=note,
     )

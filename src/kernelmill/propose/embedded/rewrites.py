@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 
 from kernelmill.propose.embedded.ir import Graph
@@ -57,6 +57,27 @@ def apply_rewrites(graph: Graph, moves: Iterable[str]) -> Graph:
         rewrite, site = rewrite_of(move)
         graph = rewrite.apply(graph, site)
     return graph
+
+
+def rewritten(graphs: Sequence[Graph], moves: Iterable[str]) -> tuple[Graph, ...]:
+    """The graphs of one task's workloads after these rewrites, in order; each goes where it applies.
+
+    Raises ValueError at the first one that applies to no graph.
+    """
+    now = list(graphs)
+    for move in moves:
+        after = [_attempt(graph, move) for graph in now]
+        if not any(after):
+            apply_rewrites(now[0], [move])  # says why
+        now = [new or graph for new, graph in zip(after, now, strict=True)]
+    return tuple(now)
+
+
+def _attempt(graph: Graph, move: str) -> Graph | None:
+    try:
+        return apply_rewrites(graph, [move])
+    except ValueError:
+        return None
 
 
 def claims(moves: Iterable[str]) -> tuple[Claim, ...]:

@@ -1,18 +1,18 @@
-"""Knobs for all kernels at once: their times add up, so each kernel is tuned by itself."""
+"""Knobs for all kernels of all workloads at once: their times add up, so each kernel is tuned by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from random import Random
 
 from kernelmill.propose._base import View
 from kernelmill.propose.embedded.genome import Genome
 from kernelmill.propose.embedded.ir import Graph
 from kernelmill.propose.embedded.moves import shape_of, steps_from
-from kernelmill.propose.embedded.plan import Program
 from kernelmill.propose.embedded.printer import FILE, Printer, chosen, kernels
-from kernelmill.propose.embedded.render import program_of
+from kernelmill.propose.embedded.render import Part, parts_of, spaces_of
 from kernelmill.schema import Parameter, Passed, Value
 
 MAX_ROUNDS = 64
@@ -45,39 +45,37 @@ class _Seen:
 class Tuning:
     """The response of every kernel to its knobs, gathered over all evaluated candidates of a run."""
 
-    def __init__(self, graph: Graph, printer: Printer, view: View) -> None:
-        self.graph = graph
+    def __init__(self, graphs: Sequence[Graph], printer: Printer, view: View) -> None:
+        self.graphs = graphs
         self.printer = printer
         self.seen: dict[str, _Seen] = {}
         for name, candidate in view.candidates.items():
             if candidate.genome is not None and name in view.evaluations:
                 evaluation = view.evaluations[name]
-                profile = evaluation.results[0].profile if isinstance(evaluation, Passed) else {}
-                self._learn(Genome.model_validate_json(candidate.genome), profile)
+                profiles = [r.profile for r in evaluation.results] if isinstance(evaluation, Passed) else []
+                self._learn(Genome.model_validate_json(candidate.genome), profiles)
 
-    def _learn(self, genome: Genome, profile: dict[str, float]) -> None:
-        program = program_of(self.graph, genome)
-        for name, space in self._spaces(program).items():
-            time = sum(profile.values()) if name == FILE and profile else profile.get(name, float("inf"))
+    def _learn(self, genome: Genome, profiles: Sequence[Mapping[str, float]]) -> None:
+        parts = parts_of(self.graphs, genome)
+        times = _times(parts, profiles)
+        for name, space in self._spaces(parts).items():
             setting = _freeze(chosen(space, genome.kernels.get(name, {})))
-            self.seen.setdefault(self._key(program, name), _Seen()).note(setting, time)
+            self.seen.setdefault(self._key(parts, name), _Seen()).note(setting, times.get(name, float("inf")))
 
-    def _spaces(self, program: Program) -> dict[str, tuple[Parameter, ...]]:
-        found = {k.name: self.printer.knobs(k) for k in kernels(program)}
-        found[FILE] = self.printer.file_knobs(program)
-        return {name: space for name, space in found.items() if space}
+    def _spaces(self, parts: Sequence[Part]) -> dict[str, tuple[Parameter, ...]]:
+        return {name: space for name, space in spaces_of(parts, self.printer).items() if space}
 
-    def _key(self, program: Program, name: str) -> str:
-        shapes = {k.name: shape_of(k) for k in kernels(program)}
+    def _key(self, parts: Sequence[Part], name: str) -> str:
+        shapes = {k.name: shape_of(k) for part in parts for k in kernels(part.program)}
         # A program of one kernel must not share its key with that kernel: their knobs are others.
         return shapes[name] if name in shapes else f"{name}: {' '.join(sorted(shapes.values()))}"
 
     def proposals(self, parent: Genome, rng: Random) -> Iterator[tuple[Genome, str]]:
         """Genomes with the parent's structure: every kernel at a setting it has not been seen at, one step from its
         best one. Last, every kernel at its best: the sum of what was learnt."""
-        program = program_of(self.graph, parent)
-        spaces = self._spaces(program)
-        known = {name: self.seen.get(self._key(program, name), _Seen()) for name in spaces}
+        parts = parts_of(self.graphs, parent)
+        spaces = self._spaces(parts)
+        known = {name: self.seen.get(self._key(parts, name), _Seen()) for name in spaces}
         best = {
             name: known[name].best(_freeze(chosen(space, parent.kernels.get(name, {}))))
             for name, space in spaces.items()
@@ -100,6 +98,18 @@ class Tuning:
         found = [s for s in found if s not in known.microseconds]
         rng.shuffle(found)
         return found
+
+
+def _times(parts: Sequence[Part], profiles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Kernel name -> microseconds in its workload, in all of them where it is shared; `file`: the geometric mean of
+    the workloads, as the speed-up counts them. What was not profiled is absent."""
+    found: dict[str, float] = {}
+    for part, profile in zip(parts, profiles, strict=False):
+        for name in part.families.keys() & profile.keys():
+            found[name] = found.get(name, 0.0) + profile[name]
+    if len(profiles) == len(parts) and all(profiles):
+        found[FILE] = prod(sum(profile.values()) for profile in profiles) ** (1 / len(profiles))
+    return found
 
 
 def _freeze(setting: dict[str, Value]) -> Setting:
