@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 from kernelmill.errors import InfraError, StageError, TaskError
-from kernelmill.evaluate.arrays import Array, HostTensor
+from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.cells import Server
 from kernelmill.evaluate.checks import Case, meaningless
 from kernelmill.evaluate.content import ContentSource
+from kernelmill.evaluate.exact import EXACT_FAMILIES, Reach
 from kernelmill.evaluate.precision import reduction_estimate
 from kernelmill.evaluate.reference import ReferenceCell, ReferencePolicy
 from kernelmill.evaluate.side import Side
@@ -183,7 +184,8 @@ class WorkloadBench:
             if family == "given":
                 raise TaskError(f"{self.task.path}: the reference fails on its own inputs: {error}") from error
             return Truth(family, tensors, Case([], [], replay), f"the reference raises: {error}")
-        case = Case(oracle, native, replay, self.reduction)
+        reach = self._reach(tensors) if family not in EXACT_FAMILIES else dict
+        case = Case(oracle, native, replay, self.reduction, reach)
         return Truth(family, tensors, case, meaningless(oracle, native), time.monotonic() - start)
 
     def _drop_oracle(self) -> None:
@@ -201,17 +203,33 @@ class WorkloadBench:
         except StageError as error:
             raise InfraError(f"the reference fails where it did not before: {error}") from error
 
-    def answer(self, tensors: list[HostTensor]) -> tuple[list[Array], list[HostTensor]]:
-        """fp64 and native results on any content.
+    def answer(self, tensors: list[HostTensor], replay: str) -> Case:
+        """The right answer on any content.
 
         Raises:
             InfraError: The reference does not run, which is not the candidate's fault.
         """
         native = self._native(tensors)
         try:
-            return self.oracle.double(self._oracle_side), native
+            return Case(self.oracle.double(self._oracle_side), native, replay, self.reduction, self._reach(tensors))
         except TaskError as error:
             raise InfraError(str(error)) from error
+
+    def _reach(self, tensors: list[HostTensor]) -> Callable[[], dict[int, Reach]]:
+        """What asks, once, what rounding may make of integers and booleans; nothing where the reference raises then."""
+
+        @cache
+        def ask() -> dict[int, Reach]:
+            side = self._oracle_side
+            try:
+                side.load(tensors)
+                return self.oracle.reaches(side, self.task.contract, self.reduction)
+            except (StageError, TaskError) as error:
+                if side.cell.ended:
+                    raise InfraError(f"the reference fails where it did not before: {error}") from error
+                return {}
+
+        return ask
 
     def begin(self, names: Sequence[str]) -> None:
         """Start baselines beside whatever else is done before they are asked for: compiling takes 2 to 9 s."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kernelmill.errors import InfraError, LaunchError, StageError, stage
+from kernelmill.errors import InfraError, LaunchError, StageError, TaskError, stage
 from kernelmill.evaluate import timing
 from kernelmill.evaluate.agreement import agree, tolerance
 from kernelmill.evaluate.arrays import HostTensor
 from kernelmill.evaluate.bench import Truth, WorkloadBench
 from kernelmill.evaluate.cells import Call, candidate_policy
-from kernelmill.evaluate.checks import Case, accuracy, structure
+from kernelmill.evaluate.checks import accuracy, structure
 from kernelmill.evaluate.failures import SpecialisedError
 from kernelmill.evaluate.precision import coarsest
 from kernelmill.evaluate.roofline import Floor, floor
@@ -80,6 +80,16 @@ class CandidateRun:
                 self.skipped.append(f"{family}: {truth.skip}")
                 continue
             self.verified.append((truth, self._check(truth, self.run(truth.tensors, truth.case.replay))))
+
+    def require_verdict(self) -> None:
+        """After `verify`.
+
+        Raises:
+            TaskError: The task's own inputs say nothing, so any kernel would pass.
+        """
+        if self.given is None:
+            path, skipped = self.bench.task.path, "; ".join(dict.fromkeys(self.skipped))
+            raise TaskError(f"{path}: no kernel can be judged: {skipped}")
 
     def run(self, tensors: Sequence[HostTensor], replay: str) -> list[HostTensor]:
         """One call on poisoned memory; its outputs, structure checked."""
@@ -173,9 +183,7 @@ class CandidateRun:
         if self.part(index) is not None:
             ours = self.side.outputs()
         # The baseline may be the inaccurate side: only the oracle rejects.
-        oracle, eager = self.bench.answer(list(tensors))
-        case = Case(oracle, eager, f"timed call {index}", self.bench.reduction)
-        _, failed = accuracy(ours, self.contract, case)
+        _, failed = accuracy(ours, self.contract, self.bench.answer(list(tensors), f"timed call {index}"))
         if failed is None:
             return None
         return failed.model_copy(update={"stage": "integrity", "message": f"a timed call is wrong: {failed.message}"})

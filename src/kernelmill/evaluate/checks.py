@@ -6,14 +6,16 @@ precision costs there. Nothing is compared with a bare absolute tolerance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernelmill.evaluate import exact
 from kernelmill.evaluate.arrays import UNIT_ROUNDOFF, Array, HostTensor, to_float64
 from kernelmill.evaluate.differences import Difference, Doubles, difference, largest_size, root_mean_square
+from kernelmill.evaluate.exact import Reach
 from kernelmill.evaluate.families import LEAST_NORMAL, real_dtype
 from kernelmill.evaluate.mismatch import index_text, pattern
 from kernelmill.evaluate.precision import NOMINAL, coarsest, effective_precision, excused_error, too_coarse
@@ -21,6 +23,7 @@ from kernelmill.schema import Accuracy, Contract, Failed, Precision, Stage, Tens
 
 LEAST_FINITE_SHARE = 1 / 8
 MEANINGLESS_ERROR = 1e-2
+UNDECIDED_SHARE = 1 / 8
 SAMPLE = 65536
 GROUP = 512
 FORTUNATE = 8192
@@ -50,6 +53,8 @@ class Case:
     """Family and seed, for messages."""
     reduction: int = 1
     """Terms of the longest sum, see `reduction_estimate`."""
+    reach: Callable[[], Mapping[int, Reach]] = dict
+    """Output -> what rounding may make of its integers or booleans; asked only where one differs."""
     seen: dict[int, _Native] = field(default_factory=dict, compare=False)
     """Output -> what was found out about its right answer; the same for every candidate."""
 
@@ -92,12 +97,16 @@ def _steps(spec: TensorSpec) -> list[int]:
 def meaningless(oracle64: Sequence[Array], native: Sequence[HostTensor]) -> str | None:
     """Why a case says nothing about a candidate, or None.
 
-    Where the reference itself is mostly not finite, or is off by more than 1e-2 of the output's rms, the
-    family is skipped; where that happens on the task's own inputs, the task is degenerate.
+    Where the reference itself is mostly not finite, is off by more than 1e-2 of the output's rms, or has only integers
+    and booleans of which an eighth are others in fp64, the family is skipped; on the task's own inputs it may not be.
     """
+    undecided = []
     for number, (truth, tensor) in enumerate(zip(oracle64, native, strict=True)):
         dtype = real_dtype(tensor.spec.dtype)
-        if dtype is None or truth.size == 0:
+        if truth.size == 0:
+            continue
+        if dtype is None:
+            undecided.append(exact.undecided(truth, tensor))
             continue
         values, right = _reals(tensor), _real_truth(truth)
         found = difference(values, dtype, right)
@@ -107,6 +116,8 @@ def meaningless(oracle64: Sequence[Array], native: Sequence[HostTensor]) -> str 
         error = found.rms / max(root_mean_square(right), LEAST_NORMAL[dtype])
         if error > MEANINGLESS_ERROR:
             return f"the reference's own error in output {number} is {error:.2g} of its rms"
+    if len(undecided) == len(native) and min(undecided, default=0.0) > UNDECIDED_SHARE:
+        return f"the reference's own rounding decides {min(undecided):.0%} of the output"
     return None
 
 
@@ -123,7 +134,7 @@ def accuracy(candidate: Sequence[HostTensor], contract: Contract, case: Case) ->
     * Small values are not free: each is right to sqrt(u) of itself, or as near as 2k times the worst error
       the native reference makes on values of that size.
     * Errors do not lean: the mean of (c - r) * sign(r) is explained by the native one's mean and spread.
-    * Integers and booleans equal the oracle's or the native reference's.
+    * Integers and booleans equal the oracle's or the native reference's, but for a few that rounding decides.
 
     Args:
         candidate: Its outputs; structure has been checked.
@@ -162,20 +173,11 @@ def _judge(
 
 
 def _judge_exact(number: int, found: HostTensor, truth: Array, native: HostTensor, case: Case) -> _Finding:
-    values = np.ascontiguousarray(found.view).reshape(-1)
-    expected = np.ascontiguousarray(native.view).reshape(-1)
-    wrong = np.flatnonzero((values != expected) & (values != np.asarray(truth).reshape(-1)))
-    if wrong.size == 0:
+    wrong = exact.compare(found, truth, native, lambda: case.reach().get(number))
+    if wrong is None:
         return _Finding(0, 0, 0, "exact")
-    at = int(wrong[0])
-    mask = np.zeros(values.size, bool)
-    mask[wrong] = True
-    message = (
-        f"output {number}: {wrong.size} of {values.size} {found.spec.dtype} elements are wrong; first at "
-        f"{index_text(at, found.spec.shape)}: expected {expected[at]}, got {values[at]}"
-    )
-    failed = _failure("numerics", message, pattern(mask.reshape(found.spec.shape)), case)
-    return _Finding(float(wrong.size), 0, 0, "none", failed)
+    failed = _failure("numerics", f"output {number}: {wrong.message}", pattern(wrong.mask), case)
+    return _Finding(float(wrong.mask.sum()), 0, 0, "none", failed)
 
 
 def _failure(stage: Stage, message: str, note: str, case: Case) -> Failed:

@@ -126,15 +126,11 @@ class ReferenceRole:
             "name": name,
             "shape": list(value.shape),
             "stride": list(value.stride()),
-            "dtype": str(value.dtype).removeprefix("torch."),
+            "dtype": _dtype(value),
         }
 
-    def _state(self) -> list[tuple[str, Any, str]]:
-        parameters = [(n, p, "parameter") for n, p in self.module.named_parameters()]
-        return parameters + [(n, b, "buffer") for n, b in self.module.named_buffers()]
-
     def _state_specs(self) -> list[dict[str, Any]]:
-        return [{**self._tensor(n, t), "role": role} for n, t, role in self._state()]
+        return [{**self._tensor(n, t), "role": role} for n, t, role in _state(self.module)]
 
     def _equal_results(self, first: Any, second: Any) -> bool:
         torch = self.torch
@@ -159,17 +155,30 @@ class ReferenceRole:
     def attach(self) -> dict[str, Any]:
         """After `bind`: the module's own parameters become the bound buffers; calls run the reference."""
         self.keep, self.arguments = [], []
-        for (_, tensor, _), bound in zip(self._state(), self.cell.state, strict=True):
+        for (_, tensor, _), bound in zip(_state(self.module), self.cell.state, strict=True):
             tensor.data = bound
         runner = self.runner
         self.cell.implementation = lambda args, _state: runner(*args)
         return {}
 
-    def double(self) -> dict[str, Any]:
-        """Run once in float64 on the bound inputs; where the result is."""
+    def double(self, shares: dict[str, float] | None = None, seed: int = 0) -> dict[str, Any]:
+        """Run once in float64 on the bound inputs; where the result is.
+
+        Args:
+            shares: Dtype -> by how much of itself each value of such inputs and such state is moved, up or down at
+                random. Whole numbers below 4096 stay: their sums are exact, and ties among them are meant.
+            seed: Of the ups and downs.
+        """
         torch = self.torch
         module = copy.deepcopy(self.module).double()
         wide = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in self.cell.args]
+        if shares:
+            chance = torch.Generator().manual_seed(seed)
+            for number, given in enumerate(self.cell.args):
+                if isinstance(given, torch.Tensor):
+                    wide[number] = _moved(torch, wide[number], shares.get(_dtype(given), 0.0), chance)
+            for (_, tensor, _), (_, given, _) in zip(_state(module), _state(self.module), strict=True):
+                tensor.data = _moved(torch, tensor.data, shares.get(_dtype(given), 0.0), chance)
         self.cell.result = None
         self.cell.result = module(*wide)
         return self.cell.outputs()
@@ -188,6 +197,28 @@ class ReferenceRole:
         with counter:
             self.module(*self._inputs(0))
         return {"flops": float(counter.get_total_flops())}
+
+
+WHOLE = 4096
+"""Below it, the sum of 4096 whole numbers is exact in fp32."""
+
+
+def _state(module: Any) -> list[tuple[str, Any, str]]:
+    parameters = [(n, p, "parameter") for n, p in module.named_parameters()]
+    return parameters + [(n, b, "buffer") for n, b in module.named_buffers()]
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _moved(torch: types.ModuleType, values: Any, share: float, chance: Any) -> Any:
+    """Every value times 1 + share or 1 - share, at random; whole numbers stay. A new tensor."""
+    if not share:
+        return values
+    signs = torch.randint(0, 2, values.shape, generator=chance, dtype=values.dtype) * 2 - 1
+    stays = (values == values.round()) & (values.abs() < WHOLE)
+    return torch.where(stays, values, values * (1 + share * signs))
 
 
 def _literal(value: Any) -> bool:

@@ -184,6 +184,7 @@ class Evaluator:
                 run.bench.begin(self._raced(run.bench, level))
             run.start()
             run.verify(self._cases(level, run.bench))
+            run.require_verdict()
             comparisons = self._compare(run, level)
             found = run.result(comparisons)
             if level != "smoke":

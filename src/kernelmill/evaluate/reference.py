@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from kernelmill.errors import StageError, TaskError
-from kernelmill.evaluate.arrays import STORAGE, Array, HostTensor, empty_tensor
+from kernelmill.evaluate.arrays import STORAGE, UNIT_ROUNDOFF, Array, HostTensor, empty_tensor
 from kernelmill.evaluate.cells import Cell, Server
+from kernelmill.evaluate.exact import MOVES, Reach, reach
 from kernelmill.evaluate.failures import CallTimeoutError
 from kernelmill.evaluate.heap import ATTEMPTS
 from kernelmill.evaluate.memory import read_memory
+from kernelmill.evaluate.precision import excused_error
 from kernelmill.evaluate.side import Side
 from kernelmill.registry import Registry
 from kernelmill.sandboxes._base import Policy
@@ -214,13 +216,18 @@ class ReferenceCell:
         self._ask("attach")
         return side
 
-    def double(self, side: Side) -> list[Array]:
+    def double(self, side: Side, shares: dict[str, float] | None = None, seed: int = 0) -> list[Array]:
         """fp64 results on what `side` has loaded, one float64 (or exact integer) array an output.
+
+        Args:
+            side: That of this cell.
+            shares: Dtype -> by how much of itself each input of such a dtype is moved first, see `oracle`.
+            seed: Which are moved up and which down.
 
         Raises:
             TaskError: The reference does not run in float64.
         """
-        answer = self._ask("double")
+        answer = self._ask("double", shares=shares, seed=seed)
         side.cell.returned = answer
         results = []
         for output in answer["outputs"]:
@@ -229,6 +236,25 @@ class ReferenceCell:
             read_memory(self.cell.pid, output["address"], tensor.storage)
             results.append(np.ascontiguousarray(tensor.view))
         return results
+
+    def reaches(self, side: Side, contract: Contract, reduction: int) -> dict[int, Reach]:
+        """Output -> least and largest fp64 answers where all that `side` has loaded is moved by an honest sum's error.
+
+        Args:
+            side: That of this cell.
+            contract: Gives k and the precision of the error budget.
+            reduction: Terms of the longest sum.
+
+        Raises:
+            TaskError: The reference does not take such inputs.
+        """
+        dtypes = {spec.dtype for spec in self.signature.tensors} & set(UNIT_ROUNDOFF)
+        shares = {d: contract.error_factor * excused_error(d, reduction, contract.precision) for d in dtypes}
+        if not shares:
+            return {}
+        moved = [{dtype: way * share for dtype, share in shares.items()} for way in (1, -1)]
+        answers = [self.double(side, way, seed) for seed in MOVES for way in moved]
+        return {number: reach(found, max(shares.values())) for number, found in enumerate(zip(*answers, strict=True))}
 
     def flops(self) -> float:
         """Matrix and convolution arithmetic of one call; 0 where it cannot be counted."""
