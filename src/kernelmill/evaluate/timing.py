@@ -87,17 +87,23 @@ class Limits:
     @classmethod
     def screening(cls, budget_s: float = math.inf) -> Limits:
         """At most 6 pairs: is it worth more? A 30th of a run's time."""
-        return cls(Plan((4, 6), half_width=0.02, share=0.1, on_verdict=True), min(10.0, budget_s / 30), 20.0)
+        return cls(Plan((4, 6), half_width=0.02, share=0.1, on_verdict=True), *_share(budget_s / 30, 10.0))
 
     @classmethod
     def full(cls, budget_s: float = math.inf) -> Limits:
         """Up to 26 pairs, until the speed-up is known to 2 %, a large one to a tenth of its logarithm."""
-        return cls(Plan((8, 12, 18, 26), half_width=0.02, share=0.1), min(10.0, budget_s / 20), 20.0)
+        return cls(Plan((8, 12, 18, 26), half_width=0.02, share=0.1), *_share(budget_s / 20, 10.0))
 
     @classmethod
     def promotion(cls, budget_s: float = math.inf) -> Limits:
         """20 to 80 pairs in a 6th of a run's time."""
-        return cls(Plan((20, 30, 50, 80), share=0.03), min(20.0, budget_s / 6), 40.0, warmup=2)
+        return cls(Plan((20, 30, 50, 80), share=0.03), *_share(budget_s / 6, 20.0), warmup=2)
+
+
+def _share(seconds: float, most: float) -> tuple[float, float]:
+    """Time of a comparison, and how long its first look is waited for."""
+    seconds = min(seconds, most)
+    return seconds, min(2 * most, max(6.0, 3 * seconds))
 
 
 class Flusher:

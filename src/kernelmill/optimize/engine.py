@@ -341,12 +341,12 @@ class Engine:
         return interval is not None and interval.high >= max(GAIN, leader.low if leader else 0.0)
 
     def _promotions(self) -> Iterator[Event]:
-        """Promote the best; where it does not hold, the next best, a few times."""
+        """Promote the best; where it does not hold, the next best, a few times and while there is time."""
         for _ in range(PROMOTIONS):
             before = len(self.journal.refuted)
             held = self.promote_best()
             yield from self._drain()
-            if held or len(self.journal.refuted) == before:
+            if held or len(self.journal.refuted) == before or self.ledger.left("seconds") <= 0:
                 return
 
     def _promote(self, identity: str, promote: Promote) -> None:
