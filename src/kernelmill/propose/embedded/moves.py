@@ -54,13 +54,15 @@ def neighbours(graphs: Sequence[Graph], genome: Genome, printer: Printer, *, alg
             *_template_moves(now, genome),
         )
     }
-    legal = [m for m in found.values() if _legal(graphs, m.genome)]
+    legal = [m for m in found.values() if _legal(graphs, now, genome.rewrites, m.genome.rewrites)]
     return sorted(legal, key=lambda m: (-m.gain, m.name))
 
 
-def _legal(graphs: Sequence[Graph], genome: Genome) -> bool:
+def _legal(graphs: Sequence[Graph], now: Sequence[Graph], present: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether every wanted rewrite applies to some graph; `now` are the graphs after those present."""
+    kept = wanted[: len(present)] == present
     try:
-        rewritten(graphs, genome.rewrites)
+        rewritten(now if kept else graphs, wanted[len(present) :] if kept else wanted)
     except ValueError:
         return False  # a rewrite that built on the one undone
     return True

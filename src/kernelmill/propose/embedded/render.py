@@ -15,6 +15,9 @@ from kernelmill.propose.embedded.program import plan
 from kernelmill.propose.embedded.rewrites import always, claims, rewritten
 from kernelmill.schema import Candidate, Claim, Parameter
 
+MAX_KERNELS = 48
+"""Kernels of a file with several workloads: so many are 100 kB and compile in 3 s. The rest is not written for."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -35,9 +38,10 @@ def default_genome(graphs: Sequence[Graph], strides: Literal["same", "any"]) -> 
 
 
 def parts_of(graphs: Sequence[Graph], genome: Genome) -> tuple[Part, ...]:
-    """The programs of a genome, one a workload; for one that an earlier one's guards let in, that one's.
+    """The programs of a genome, one a workload.
 
-    What the genome names and a workload's graph does not have is left out for that workload.
+    What the genome names and a workload's graph does not have is left out for that workload. One that an earlier one's
+    guards let in gets that one's program; one that there is no room for gets the first, whose guards refuse it.
 
     Raises:
         ValueError: A rewrite applies to no graph.
@@ -47,8 +51,14 @@ def parts_of(graphs: Sequence[Graph], genome: Genome) -> tuple[Part, ...]:
     for graph in rewritten(graphs, genome.rewrites):
         program = plan(graph, cuts, strides=genome.strides, library=library)
         same = next((p for p in parts if set(p.program.guards) <= set(program.guards)), None)
-        parts.append(same or _named(program, parts))
+        parts.append(same or _fitting(_named(program, parts), parts))
     return tuple(parts)
+
+
+def _fitting(part: Part, before: Sequence[Part]) -> Part:
+    """The part, or the first one where the file would have too many kernels."""
+    names = {name for p in (*before, part) for name in p.families}
+    return part if not before or len(names) <= MAX_KERNELS else before[0]
 
 
 def _named(program: Program, before: Sequence[Part]) -> Part:

@@ -101,14 +101,15 @@ class Tuning:
 
 
 def _times(parts: Sequence[Part], profiles: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Kernel name -> microseconds in its workload, in all of them where it is shared; `file`: the geometric mean of
-    the workloads, as the speed-up counts them. What was not profiled is absent."""
+    """Kernel name -> microseconds in its workload, in all of them where it is shared; `file`: the geometric mean over
+    the workloads, as in the speed-up. What was not profiled is absent."""
     found: dict[str, float] = {}
     for part, profile in zip(parts, profiles, strict=False):
         for name in part.families.keys() & profile.keys():
             found[name] = found.get(name, 0.0) + profile[name]
-    if len(profiles) == len(parts) and all(profiles):
-        found[FILE] = prod(sum(profile.values()) for profile in profiles) ** (1 / len(profiles))
+    totals = [sum(profile.values()) for profile in profiles if profile]
+    if totals:
+        found[FILE] = prod(totals) ** (1 / len(totals))
     return found
 
 
