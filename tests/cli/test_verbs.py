@@ -14,7 +14,15 @@ from kernelmill import api
 from kernelmill.cli._text import brief
 from kernelmill.cli._verb import _others_add_plugins, plugin_names
 from kernelmill.cli.main import app
-from kernelmill.errors import CredentialsError, InfraError, TaskError, ToolchainError
+from kernelmill.errors import (
+    BudgetError,
+    CredentialsError,
+    DiskError,
+    InfraError,
+    TaskError,
+    ToolchainError,
+    UserError,
+)
 from kernelmill.export.record import Run
 from kernelmill.optimize.diagnosis import Diagnosis, Finding
 from kernelmill.sandboxes import Probe
@@ -149,6 +157,51 @@ def test_an_error_is_one_line_on_standard_error_and_has_its_exit_code(
     result = run("evaluate", "op.py", "k.cpp")
     assert (result.exit_code, result.stdout) == (code, "")
     assert result.stderr == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (TaskError("op.py: no task found"), "task", 2),
+        (UserError("no language 'c'"), "usage", 2),
+        (CredentialsError("the key was refused"), "credentials", 3),
+        (ToolchainError("no g++ on the PATH"), "toolchain", 4),
+        (InfraError("the evaluation server is gone"), "infrastructure", 5),
+        (DiskError("the disk is full"), "disk", 5),
+        (ZeroDivisionError("division by zero"), "internal", 5),
+        (BudgetError("nothing was right in time"), "budget", 6),
+        (KeyboardInterrupt(), "interrupted", 130),
+    ],
+)
+def test_a_program_gets_every_error_as_one_object(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: str, code: int
+) -> None:
+    answering(monkeypatch, "show", error)
+    result = run("show", "op.py", "-o", "json")
+    assert result.exit_code == code
+    found = json.loads(result.stdout)["error"]
+    assert (found["kind"], found["exit"], sorted(found)) == (kind, code, ["exit", "kind", "message"])
+    assert (str(error) or "interrupted") in found["message"]
+    assert (str(error) or "interrupted") in result.stderr, "people get their line too"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("optimise", "-o", "json"), "optimise"),
+        (("evaluate", "--output=json"), "Missing argument"),
+        (("optimize", "x.py", "--trails", "3", "-ojson"), "--trails"),
+        (("runs", "show", "--output", "json"), "Missing argument"),
+        (("optimize", "x.py", "--trials", "many", "--output", "json"), "--trials"),
+    ],
+)
+def test_a_program_gets_a_wrong_command_line_as_one_object(words: tuple[str, ...], said: str) -> None:
+    result = run(*words)
+    found = json.loads(result.stdout)["error"]
+    assert (result.exit_code, found["kind"], found["exit"]) == (2, "usage", 2)
+    assert said in found["message"]
+    assert said in result.stderr
+    assert run(*(w for w in words if "json" not in w and w not in ("-o", "--output"))).stdout == ""
 
 
 def test_a_mistake_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

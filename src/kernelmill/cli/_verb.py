@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache, wraps
@@ -65,6 +66,11 @@ class Face:
 
             text = json.dumps(data, indent=2, default=str)
         typer.echo(text)
+
+    def error(self, kind: str, message: str, code: int) -> None:
+        """What ended the command without a result, for programs: one JSON object, where JSON was asked for."""
+        if self.output is Output.json:
+            self.result("", {"error": {"kind": kind, "message": message, "exit": code}})
 
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error; silent with `--quiet`."""
@@ -157,6 +163,12 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def asked_form(words: Sequence[str]) -> Output:
+    """The form of the result that a command line asks for, where it is too wrong to be parsed."""
+    text = " ".join(words)
+    return Output.json if re.search(r"(?:^| )(?:-o|--output)[ =]?json(?: |$)", text) else Output.text
+
+
 def _run(function: Callable[..., int], face: Face, given: dict[str, Any]) -> int:
     """The exit code. An error is one line on standard error; with `--debug` its traceback comes first."""
     try:
@@ -169,9 +181,11 @@ def _run(function: Callable[..., int], face: Face, given: dict[str, Any]) -> int
         if face.debug:
             typer.echo("".join(traceback.format_exception(error)), err=True)
         typer.echo(_line(error, debug=face.debug), err=True)
+        face.error(error.kind, str(error) or type(error).__name__, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
+        face.error("interrupted", "interrupted", INTERRUPTED)
         return INTERRUPTED
 
 
