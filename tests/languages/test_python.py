@@ -122,7 +122,18 @@ def test_a_source_can_be_inspected_and_can_define_dataclasses() -> None:
         ("def run(x:\n    return x\n", ("kernel.py:1:", "SyntaxError", "^")),
         ("def run(x):\nreturn x\n", ("kernel.py:2:", "IndentationError", "return x")),
         ("return 3\n", ("'return' outside function",)),
-        ("x = 1\n", ("exactly one entry point", "neither class nor function")),
+        ("x = 1\nimport torch.nn as nn\n", ("exactly one entry point", "of the task's arguments", "found: x, nn")),
+        ("1 + 1\n", ("found: no definition",)),
+        (
+            "import torch\nclass Net(torch.nn.Module): pass\ndef helper(a, b): return a\n",
+            ("class ModelNew(torch.nn.Module)", "found: class Net, def helper, torch", "rename Net to ModelNew"),
+        ),
+        (
+            "from torch import nn\nclass A(nn.Module): pass\nclass B(nn.Module): pass\ndef get_inputs(): return []\n",
+            ("found: class A, class B, def get_inputs, nn",),
+        ),
+        ("def get_inputs(): return []\n", ("exactly one entry point", "found: def get_inputs")),
+        ("from other import ModelNew\nclass ModelNew: pass\n", ("ModelNew is defined 2 times",)),
         ("class Model: pass\n", ("exactly one entry point", "found: class Model")),
         ("def a(x): return x\ndef b(x): return x\n", ("found: def a, def b",)),
         ("def forward(x): return x\ndef custom_kernel(x): return x\n", ("found: def forward, def custom_kernel",)),
@@ -135,6 +146,27 @@ def test_a_source_can_be_inspected_and_can_define_dataclasses() -> None:
 def test_a_wrong_source_is_told_where_and_what_was_found(source: str, parts: tuple[str, ...]) -> None:
     message = refusal(source)
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        ("class ModelNew: pass\ndel ModelNew\nSIZE = 3\n", NameError, "ModelNew is not there .*; it defines: SIZE"),
+        ("ModelNew = 3\n", TypeError, "ModelNew is a int; a torch.nn.Module class or a function is right"),
+        ("class ModelNew: pass\n", TypeError, "ModelNew must be a torch.nn.Module, got ModelNew"),
+    ],
+)
+def test_an_entry_point_that_is_none_when_the_source_has_run_is_told(
+    source: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        loaded(source)
+
+
+def test_a_function_beside_a_module_of_another_name_is_no_entry_unless_it_is_called_so() -> None:
+    module = "import torch\nclass Net(torch.nn.Module): pass\n"
+    assert build(module + "def forward(x): return x\n")["entry"] == "forward"
+    assert "rename Net" in refusal(module + "def run(x): return x\n")
 
 
 def test_helpers_beside_a_model_are_welcome() -> None:

@@ -27,10 +27,11 @@ def load(payload: Mapping[str, str], signature: Mapping[str, Any]) -> Callable[[
 
     Raises:
         ImportError: The source needs a package that is not installed.
-        TypeError: The entry point takes other arguments than the task has.
+        NameError: The source runs, and then has no such class or function.
+        TypeError: The entry point is neither, or takes other arguments than the task has.
         ValueError: The module's state does not match the task's.
     """
-    entry = getattr(_module(payload["source"]), payload["entry"])
+    entry = _defined(_module(payload["source"]), payload["entry"])
     names = [str(item["name"]) for item in signature["arguments"]]
     if not inspect.isclass(entry):
         _check_arity(entry, payload["entry"], [*names, *(str(s["name"]) for s in signature["state"])])
@@ -74,6 +75,17 @@ def _module(source: str) -> ModuleType:
     except ModuleNotFoundError as exc:
         raise ImportError(f"package {exc.name!r} is not installed here, and nothing is installed at run time") from exc
     return module
+
+
+def _defined(module: ModuleType, name: str) -> Callable[..., Any]:
+    """The entry point, once the source has run."""
+    names = [key for key in vars(module) if not key.startswith("__")]
+    if name not in names:
+        raise NameError(f"{name} is not there when the source has run; it defines: {', '.join(names) or 'nothing'}")
+    found = vars(module)[name]
+    if not callable(found):
+        raise TypeError(f"{name} is a {type(found).__name__}; a torch.nn.Module class or a function is right")
+    return found  # type: ignore[no-any-return]
 
 
 def _check_arity(function: Callable[..., object], name: str, wanted: list[str]) -> None:

@@ -16,6 +16,8 @@ from kernelmill.schema import Candidate, Scalar, Signature, Tier
 MAX_BYTES: Final = 1_000_000
 CLASS: Final = "ModelNew"
 FUNCTIONS: Final = ("custom_kernel", "forward")
+OF_TASKS: Final = ("get_inputs", "get_init_inputs")
+"""Functions that KernelBench's files have beside the class."""
 
 
 class Python(Language):
@@ -96,25 +98,40 @@ def _syntax_message(error: SyntaxError) -> str:
 
 def _entry(tree: ast.Module) -> str:
     """The name of the one entry point. Raises BuildError that lists what was found instead."""
-    classes = [n.name for n in tree.body if isinstance(n, ast.ClassDef)]
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
-    assigned = [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
-    defined = [*classes, *functions, *assigned]
+    defined = [*(c.name for c in classes), *functions, *_bound(tree)]
     for name in (CLASS, *FUNCTIONS):
         if defined.count(name) > 1:
             raise BuildError(f"{name} is defined {defined.count(name)} times; define it once")
     if CLASS in defined:
         return CLASS
-    named: list[str] = [name for name in FUNCTIONS if name in functions] or [
-        f for f in functions if not f.startswith("_")
-    ]
+    named: list[str] = [name for name in FUNCTIONS if name in functions]
+    modules = [c.name for c in classes if any(ast.unparse(base).split(".")[-1] == "Module" for base in c.bases)]
+    if not named and not modules:
+        # Beside a module, a function is more likely its helper than what is meant.
+        named = [f for f in functions if not f.startswith("_") and f not in OF_TASKS]
     if len(named) == 1:
         return named[0]
-    found = ", ".join([f"class {c}" for c in classes] + [f"def {f}" for f in functions]) or "neither class nor function"
+    found = [*(f"class {c.name}" for c in classes), *(f"def {f}" for f in functions), *_bound(tree)]
+    rename = f"; rename {modules[0]} to {CLASS}" if len(modules) == 1 and not named else ""
     raise BuildError(
-        f"define exactly one entry point: class {CLASS}(torch.nn.Module), or one public function "
-        f"(custom_kernel or forward where there are several); found: {found}"
+        f"define exactly one entry point: class {CLASS}(torch.nn.Module), or one public function of the task's "
+        f"arguments ({' or '.join(FUNCTIONS)} where there are several); found: {', '.join(found) or 'no definition'}{rename}"
     )
+
+
+def _bound(tree: ast.Module) -> list[str]:
+    """Names that a module binds by assignment and by import, at its top level."""
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            names.append(node.target.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name.split(".")[0] for alias in node.names]
+    return names
 
 
 def _labels(tree: ast.Module) -> list[str]:
