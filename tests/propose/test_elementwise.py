@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kernelmill.propose.embedded.cpp_elementwise import STREAM_FROM, knobs
+from kernelmill.propose.embedded.cpp_elementwise import knobs
 from kernelmill.propose.embedded.cpp_printer import CppPrinter
 from kernelmill.propose.embedded.cpp_sides import FAR, one_sided
+from kernelmill.propose.embedded.cpp_turned import STREAM_FROM
 from kernelmill.propose.embedded.plan import FusedKernel
 from kernelmill.propose.embedded.printer import kernels
 from kernelmill.propose.embedded.render import default_genome, parts_of, render

@@ -58,9 +58,9 @@ def test_a_channels_last_convolution_gets_its_input_from_a_kernel_of_ours(convol
     sizes = (9, 11, 7)[: module.weight.dim() - 2]
     x = torch.randn(2, 6, *sizes)
     graph = graph_of(module, [x])
-    start: Genome = default_genome(graph, strides)
-    move = next(m for m in neighbours(graph, start, CppPrinter()) if m.name.startswith("apply channels-last"))
-    candidate = render(graph, move.genome, CppPrinter())
+    start: Genome = default_genome([graph], strides)
+    move = next(m for m in neighbours([graph], start, CppPrinter()) if m.name.startswith("apply channels-last"))
+    candidate = render([graph], move.genome, CppPrinter())
     assert "memory_format" not in candidate.source
     (got,) = run(candidate, module, [x])
     torch.testing.assert_close(got, module(x))
@@ -78,11 +78,25 @@ def test_an_operand_that_has_the_layout_already_is_not_copied() -> None:
 
     module, x = Two().eval(), torch.randn(2, 4, 12, 12)
     graph = graph_of(module, [x])
-    genome = default_genome(graph, "any")
+    genome = default_genome([graph], "any")
     for _ in range(2):
-        moves = neighbours(graph, genome, CppPrinter())
+        moves = neighbours([graph], genome, CppPrinter())
         genome = next(m.genome for m in moves if m.name.startswith("apply channels-last"))
-    candidate = render(graph, genome, CppPrinter())
+    candidate = render([graph], genome, CppPrinter())
     assert candidate.source.count('extern "C"') == 2  # the input's copy, and the ReLU that keeps the layout
     (got,) = run(candidate, module, [x])
     torch.testing.assert_close(got, module(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 64), (2, 70, 9, 15), (3, 5, 131)], ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+def test_normalised_columns_are_turned_in_tiles(shape: tuple[int, ...], stream: bool) -> None:
+    torch.manual_seed(3)
+    space = tuple(range(2, len(shape)))
+
+    def normalised(x: torch.Tensor) -> torch.Tensor:
+        centred = x - x.mean(space, keepdim=True)
+        return (centred * torch.rsqrt((centred * centred).mean(space, keepdim=True) + 1e-5)).contiguous()
+
+    candidate = check(Apply(normalised), [turned(torch.randn(shape))], stream=stream)
+    assert "column kernel" in candidate.source and "turned" in candidate.source

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kernelmill.propose.embedded import cpp_turned
 from kernelmill.propose.embedded.cpp_elementwise import store
 from kernelmill.propose.embedded.cpp_loops import (
     choices,
@@ -20,6 +21,7 @@ from kernelmill.propose.embedded.cpp_ops import COMPUTE
 from kernelmill.propose.embedded.cpp_row_knobs import kernel_sweep
 from kernelmill.propose.embedded.cpp_rows import total_type
 from kernelmill.propose.embedded.cpp_scope import Body, Scope, refs, signature
+from kernelmill.propose.embedded.cpp_turned import TILE, Tiles, Turn
 from kernelmill.propose.embedded.plan import FusedKernel, KernelValue, LoopAxis, Operand
 from kernelmill.schema import Parameter, Value
 
@@ -31,15 +33,24 @@ SLICES = 64
 
 
 def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
-    """lanes: width of a tile; split: whether threads share the reduced axis too; reciprocal: multiply, not divide."""
-    width = kept(kernel)[-1].extent
-    found = [sizes("lanes", (16, 64, 256, 1024), 256, width)]
+    """lanes: width of a tile; split: whether threads share the reduced axis too; stream: write past the cache;
+    reciprocal: multiply, not divide."""
+    width, turn = kept(kernel)[-1].extent, _turn(kernel)
+    found = [sizes("lanes", (16, TILE) if turn else (16, 64, 256, 1024), 256, width)]
+    found += cpp_turned.knobs(kernel, turn) if turn else ()
     if _splittable(kernel):
         few = extent(kept(kernel)) < 2048 and extent(reduced(kernel)) >= 4096
         found.append(choices("split", (False, True), default=few))
     if any(v.op == "div" for v in kernel.values):
         found.append(choices("reciprocal", (True, False), default=True))
     return tuple(found)
+
+
+def _turn(kernel: FusedKernel) -> Turn | None:
+    """Outputs that are dense along the innermost reduced axis, and ready when all reductions are done."""
+    turn = cpp_turned.turn_of(kernel, [kernel.axes.index(reduced(kernel)[-1])])
+    last = kernel.stages + 1
+    return turn if turn and all(kernel_sweep(kernel, o) == last for o in turn.operands) else None
 
 
 def _splittable(kernel: FusedKernel) -> bool:
@@ -54,6 +65,8 @@ class _Tile:
     scope: Scope
     lanes: int
     split: bool
+    turn: Turn | None
+    stream: bool
 
     @property
     def inner(self) -> LoopAxis:
@@ -120,7 +133,8 @@ def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     kernel = body.kernel
     function = Scope(body)
     outer = function.block([signature(kernel)])
-    tile = _Tile(body, outer, min(int(setting["lanes"]), kept(kernel)[-1].extent), bool(setting.get("split")))
+    lanes, split = min(int(setting["lanes"]), kept(kernel)[-1].extent), bool(setting.get("split"))
+    tile = _Tile(body, outer, lanes, split, _turn(kernel), bool(setting.get("stream")))
     if not tile.split:
         tile.scope = tile.tasks(outer, [])
     for sweep in range(1, kernel.stages + 2):
@@ -154,6 +168,9 @@ def _totals(tile: _Tile, scope: Scope, reductions: list[KernelValue]) -> None:
 def _pass(tile: _Tile, scope: Scope, reductions: list[KernelValue], stores: list[Operand]) -> None:
     """Go over the reduced axes; float sums collect about `RUN` terms before they are added to the double total."""
     axes = reduced(tile.body.kernel)
+    if tile.turn and stores and not reductions:
+        _turned(tile, scope, tile.turn, stores)
+        return
     long = [v for v in reductions if total_type(v) != COMPUTE[v.dtype]]
     nest = scope
     if long:
@@ -173,6 +190,16 @@ def _pass(tile: _Tile, scope: Scope, reductions: list[KernelValue], stores: list
         flush = tile.lanes_of(nest)
         for value in long:
             flush.line(combine(flush, value, f"total{value.node}[{tile.at}]", f"part{value.node}[{tile.at}]"))
+
+
+def _turned(tile: _Tile, scope: Scope, turn: Turn, stores: list[Operand]) -> None:
+    """The last pass, where outputs lie across the lanes."""
+    *outer, along = reduced(tile.body.kernel)
+    for axis in outer:
+        scope = scope.block([_loop(axis, tile.bounds(axis))], [axis.name])
+    tiles = Tiles(tile.body, turn, ("begin", "end"), stream=tile.stream)
+    inside = scope.block([cpp_turned.header(along)])
+    tiles.write(inside, tile.lanes, [o for o in stores if o not in turn.operands])
 
 
 def _loop(axis: LoopAxis, bounds: tuple[str, str]) -> str:

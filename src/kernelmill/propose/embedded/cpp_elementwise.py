@@ -18,26 +18,25 @@ from kernelmill.schema import Parameter, Value
 BLOCK = 64
 """Elements of a block: 256 bytes; the test of a block costs one comparison per eight lanes."""
 
-STREAM_FROM = 1 << 21
-"""Elements from which an output is streamed by default: 8 MiB, more than a cache keeps for a consumer. ReLU
-over 32 MiB takes 0.75 of the time, over 8 MiB 0.7; below 4 MiB there is nothing to win."""
-
 
 def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
     """chunk: elements per task; stream: write past the cache; skip: no costly function for a block whose lanes do not
     need it; reciprocal: multiply instead of divide."""
-    turn = cpp_turned.turn_of(kernel)
-    big = prod(a.extent for a in kernel.axes) >= STREAM_FROM
+    turn = _turn(kernel)
     if turn:
-        offered = cpp_turned.streamable(kernel, turn)
-        return tuple([choices("stream", (False, True), default=big)] if offered else []) + _reciprocal(kernel)
+        return cpp_turned.knobs(kernel, turn) + _reciprocal(kernel)
     found = [sizes("chunk", (1024, 4096, 16384, 65536), 4096, kernel.axes[-1].extent)] if kernel.axes else []
     sides = one_sided(kernel)
     if streamable(kernel):
+        big = prod(a.extent for a in kernel.axes) >= cpp_turned.STREAM_FROM
         found.append(choices("stream", (False, True), default=big and not costly_count(spared(kernel, sides))))
     if sides:
         found.append(choices("skip", (False, True), default=any(s.of_sign for s in sides)))
     return tuple(found) + _reciprocal(kernel)
+
+
+def _turn(kernel: FusedKernel) -> cpp_turned.Turn | None:
+    return cpp_turned.turn_of(kernel, range(len(kernel.axes) - 1))
 
 
 def _reciprocal(kernel: FusedKernel) -> tuple[Parameter, ...]:
@@ -58,7 +57,7 @@ def streamable(kernel: FusedKernel) -> list[Operand]:
 
 def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     """The text of the kernel."""
-    turn = cpp_turned.turn_of(body.kernel)
+    turn = _turn(body.kernel)
     if turn:
         return cpp_turned.write(body, turn, setting)
     kernel, sides = with_near(body.kernel)
