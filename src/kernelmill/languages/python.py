@@ -113,11 +113,12 @@ def _entry(tree: ast.Module) -> str:
         named = [f for f in functions if not f.startswith("_") and f not in OF_TASKS]
     if len(named) == 1:
         return named[0]
-    found = [*(f"class {c.name}" for c in classes), *(f"def {f}" for f in functions), *_bound(tree)]
+    there = [*(f"class {c.name}" for c in classes), *(f"def {f}" for f in functions), *_bound(tree)]
+    found = ", ".join(there) or "no definition"
     rename = f"; rename {modules[0]} to {CLASS}" if len(modules) == 1 and not named else ""
     raise BuildError(
         f"define exactly one entry point: class {CLASS}(torch.nn.Module), or one public function of the task's "
-        f"arguments ({' or '.join(FUNCTIONS)} where there are several); found: {', '.join(found) or 'no definition'}{rename}"
+        f"arguments ({' or '.join(FUNCTIONS)} where there are several); found: {found}{rename}"
     )
 
 
