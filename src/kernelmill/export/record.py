@@ -33,7 +33,7 @@ class Run:
 
     info: RunInfo
     folder: Path
-    """`best/` (the export), `report.html`, `graph.json`."""
+    """`best/` (the export), `report.html`, the traced graphs."""
     events: tuple[Event, ...]
     best: Candidate | None = None
     """The fastest candidate that held at promotion: faster than every baseline, on data search never saw."""
