@@ -189,6 +189,16 @@ def test_bf16_results_are_judged_by_bf16_and_truncation_leans() -> None:
     assert "lean towards zero" in failed.message
 
 
+def test_a_shift_within_the_references_own_noise_is_no_truncation() -> None:
+    truth = np.abs(RNG.standard_normal((64, 1024))) + 0.5
+    native = tensor((truth + 4e-4 * RNG.standard_normal(truth.shape)).astype(np.float32))
+    noisy = truth + 4e-4 * RNG.standard_normal(truth.shape)
+    assert judge((noisy + 1e-4).astype(np.float32), truth, native)[1] is None
+    failed = judge((noisy + 6e-4).astype(np.float32), truth, native)[1]
+    assert failed is not None
+    assert "lean away from zero" in failed.message
+
+
 def test_fp8_dressed_as_bf16_is_refused() -> None:
     truth = RNG.standard_normal(1 << 14)
     seen, failed = judge(bf16(rounded(truth, 4).astype(np.float64)), truth, bf16(truth))
