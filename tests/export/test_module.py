@@ -3,8 +3,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,51 +12,9 @@ from kernelmill.export import Winner, export_best
 from kernelmill.export.module import literal, reference_entry, standalone_reference
 from kernelmill.schema import Contract
 from tests.export import winners
+from tests.export.scripts import run
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-
-PROLOGUE = """
-import importlib.util, sys
-sys.modules["kernelmill"] = None  # as where it is not installed
-import torch
-
-def load(folder, name="exported"):
-    spec = importlib.util.spec_from_file_location(name, folder + "/module.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-torch.manual_seed(0)
-close = torch.testing.assert_close
-"""
-
-
-def run(script: str, *arguments: str) -> str:
-    """Standard output of a script in a fresh process that cannot import kernelmill."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", PROLOGUE + script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd="/",
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("exports")
-    made = {
-        "affine": winners.affine(root / "a"),
-        "norm": winners.norm(root / "n"),
-        "affine_grad": winners.affine(root / "a", Contract(differentiable=True)),
-        "norm_grad": winners.norm(root / "n", Contract(differentiable=True)),
-    }
-    for name, winner in made.items():
-        export_best(root / name, winner)
-    return {name: str(root / name) for name in made}
 
 
 def test_a_function_answers_verified_calls_with_the_kernel_and_all_others_with_the_reference(

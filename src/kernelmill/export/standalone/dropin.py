@@ -29,8 +29,15 @@ def function(exported: Any) -> Callable[..., Any]:
     return call
 
 
+PRIVATE = "_kernelmill_"
+"""How attributes begin that belong to this export: they are found out again where a copy is loaded."""
+
+
 def module_class(exported: Any, base: type[torch.nn.Module]) -> type[torch.nn.Module]:
-    """A subclass of the reference's class: its constructor, parameters and `state_dict`, the kernel's `forward`."""
+    """A subclass of the reference's class: its constructor, parameters and `state_dict`, the kernel's `forward`.
+
+    Its instances can be copied, pickled and saved, and loaded where the export can be imported under the same name.
+    """
 
     class Optimized(base):  # type: ignore[misc, valid-type]
         _kernelmill_export = True
@@ -54,14 +61,35 @@ def module_class(exported: Any, base: type[torch.nn.Module]) -> type[torch.nn.Mo
                 exported.counts.add(chosen)
             return super().forward(*args, **kwargs)
 
+        def __getstate__(self) -> Any:
+            own = getattr(super(), "__getstate__", None)  # `object` has it from Python 3.11 on
+            state = own() if own else self.__dict__
+            return {k: v for k, v in state.items() if not k.startswith(PRIVATE)} if isinstance(state, dict) else state
+
+        def __setstate__(self, state: Any) -> None:
+            super().__setstate__(state)
+            _adopt(exported, self)
+
     Optimized.__name__ = base.__name__
     Optimized.__qualname__ = base.__qualname__
     Optimized.__doc__ = base.__doc__
     return Optimized
 
 
-def load(exported: Any, reference: torch.nn.Module, classes: dict[type, type[torch.nn.Module]]) -> torch.nn.Module:
+Classes = dict[type, type[torch.nn.Module]]
+"""Class of a reference -> the class of its twins."""
+
+
+def load(
+    exported: Any, reference: torch.nn.Module, classes: Classes, blank: Callable[[type], torch.nn.Module]
+) -> torch.nn.Module:
     """A twin of a reference module that shares its parameters and buffers.
+
+    Args:
+        exported: The kernel.
+        reference: What it stands for.
+        classes: Those of twins that there are already.
+        blank: An importable function that gives an empty twin, for pickle: `blank_twin` for this export.
 
     Raises:
         TypeError: The module's class is not named like the verified reference's.
@@ -70,14 +98,34 @@ def load(exported: Any, reference: torch.nn.Module, classes: dict[type, type[tor
     if type(reference).__name__ != wanted or not isinstance(reference, torch.nn.Module):
         raise TypeError(f"load takes a {wanted}, the verified reference; got a {type(reference).__name__}")
     base = type(reference)
-    if _code(base.forward) != _code(exported.entry.target.forward):
-        raise TypeError(f"this {wanted}.forward is not the one that was verified (reference.py beside module.py)")
-    if base not in classes:
-        classes[base] = module_class(exported, base)
     twin = copy.copy(reference)
-    twin.__class__ = classes[base]
+    twin.__class__ = _twin_class(exported, base, classes, blank)
     _adopt(exported, twin)
     return twin
+
+
+def blank_twin(
+    exported: Any, base: type[torch.nn.Module], classes: Classes, blank: Callable[[type], torch.nn.Module]
+) -> torch.nn.Module:
+    """A twin of that class without parameters yet. Raises TypeError where its `forward` is not the verified one."""
+    kind = _twin_class(exported, base, classes, blank)
+    return kind.__new__(kind)
+
+
+def _twin_class(
+    exported: Any, base: type[torch.nn.Module], classes: Classes, blank: Callable[[type], torch.nn.Module]
+) -> type[torch.nn.Module]:
+    target = exported.entry.target
+    if _code(base.forward) != _code(target.forward):
+        raise TypeError(
+            f"this {target.__name__}.forward is not the one that was verified (reference.py beside module.py)"
+        )
+    if base not in classes:
+        made = module_class(exported, base)
+        # No module has a class of a caller's own reference under a name, so that pickle must make it.
+        made.__reduce_ex__ = lambda self, _: (blank, (base,), self.__getstate__())  # type: ignore[method-assign]
+        classes[base] = made
+    return classes[base]
 
 
 def _adopt(exported: Any, module: torch.nn.Module) -> None:
