@@ -3,7 +3,7 @@
     python benchmarks/kernelbench.py ~/KernelBench --output kernelbench.jsonl --strides same --no-algorithmic
 
 Scaling: while a problem needs more than `--gflop` or touches more than `--megabytes` (inputs, weights and the result
-of every operator), one integer constant of the module is halved: the batch size while it is above 4, then the largest
+of every operator), one integer constant of the module is halved: the batch size while it is above 16, then the largest
 constant of at least 16 with which the module still runs, or all of one value where none does alone. Nothing of a
 problem runs here: costs are counted on fake tensors. What is measured is the scaled file, in the sandbox.
 
@@ -40,7 +40,8 @@ from kernelmill.schema import Measured
 SMALLEST = 16
 """Constants below this are kernel sizes, strides, numbers of groups: not sizes of tensors."""
 
-LEAST_BATCH = 4
+LEAST_BATCH = 16
+"""A batch is halved down to this before anything else is."""
 
 
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
