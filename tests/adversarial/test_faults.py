@@ -138,13 +138,14 @@ def test_a_file_of_bytes_is_no_task(server: Server, settings: Settings, tmp_path
         load_task(server, path, settings.reference)
 
 
-def test_a_reference_that_only_grows_its_memory_still_serves(evaluate: Callable[..., Evaluation]) -> None:
+def test_a_reference_that_grows_its_memory_with_every_call_is_refused(load: Load) -> None:
     leaking = (
         HEAD
         + "KEPT = []\n\n\n"
         + MODEL.format(body="KEPT.append(torch.ones(1 << 18)); return x.relu()", inputs="torch.rand(16, 32)")
     )
-    assert evaluate(leaking, RELU_PY).status != "failed"
+    with pytest.raises(TaskError, match=r"the reference leaks: each of 8 more calls kept 10\d{5} bytes"):
+        load(leaking)
 
 
 def test_what_a_reference_prints_is_no_answer(evaluate: Callable[..., Evaluation]) -> None:
