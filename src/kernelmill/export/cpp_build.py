@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kernelmill.export.winner import Build
-from kernelmill.languages._compile import HEADER
+from kernelmill.languages._compile import header_of
 from kernelmill.languages._scan import parameters
 from kernelmill.languages._toolchain import LINK_FLAGS, Compiler, extra_flags
 from kernelmill.schema import Candidate
@@ -17,4 +17,4 @@ def cpp_build(candidate: Candidate, compiler: Compiler) -> Build:
     knobs = [f"-D{name}={int(value) if isinstance(value, bool) else value}" for name, value in values.items()]
     flags = [*compiler.flags(extra_flags(candidate.source)), *knobs, "-include", "{folder}/kernelmill.h"]
     command = (Path(compiler.path).name, *flags, "{source}", "-o", "{output}", *LINK_FLAGS)
-    return Build(f"{compiler.kind} {compiler.version}", command, {"kernelmill.h": HEADER})
+    return Build(f"{compiler.kind} {compiler.version}", command, {"kernelmill.h": header_of(candidate.source)})

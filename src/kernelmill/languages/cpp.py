@@ -14,7 +14,7 @@ from kernelmill.languages import _scan
 from kernelmill.languages._abi import checks, prototype, slots
 from kernelmill.languages._base import Artifact, Language
 from kernelmill.languages._cache import Entry, LibraryCache, cache_key
-from kernelmill.languages._compile import HEADER, Compile, Limits
+from kernelmill.languages._compile import Compile, Limits, header_of
 from kernelmill.languages._elf import read_exports
 from kernelmill.languages._launch import (
     Launch,
@@ -124,7 +124,9 @@ class Cpp(Language):
         """The compiled library, and the seconds it took; 0 where the cache had it."""
         compiler = self.compiler
         flags = " ".join([*compiler.flags(extra), *LINK_FLAGS])
-        key = cache_key(compiler.identity, flags, HEADER, *(f"{k}\n{v}" for k, v in sorted(texts.items())))
+        key = cache_key(
+            compiler.identity, flags, header_of(texts["kernel.cpp"]), *(f"{k}\n{v}" for k, v in sorted(texts.items()))
+        )
         found = self.cache.get(key)
         if found:
             return found, 0.0

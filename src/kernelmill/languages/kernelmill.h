@@ -3,28 +3,31 @@
 #define KERNELMILL_H
 
 #include <algorithm>
-#include <array>
 #include <cfloat>
 #include <climits>
 #include <cmath>
-#include <complex>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
-#include <numeric>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#ifdef KERNELMILL_MORE
+#include <array>
+#include <complex>
+#include <numeric>
 
 #include <omp.h>
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#endif
 #endif
 
 // Half-precision storage. Arithmetic is done in float: both convert to and from it, rounding to nearest even.

@@ -276,8 +276,13 @@ template <class T> static inline T remainder_floor(T a, T b) { T r = a % b; retu
 // into the cache would read the line first. `stream_done` makes such stores visible to other threads.
 template <int N> static inline void stream_out(float* to, const float* block) {
 #ifdef __AVX__
+  typedef float eight __attribute__((vector_size(32), may_alias));
   if (((uintptr_t)to & 31) == 0) {
-    for (int i = 0; i < N; i += 8) _mm256_stream_ps(to + i, _mm256_load_ps(block + i));
+#ifdef __clang__
+    for (int i = 0; i < N; i += 8) __builtin_nontemporal_store(*(const eight*)(block + i), (eight*)(to + i));
+#else
+    for (int i = 0; i < N; i += 8) __builtin_ia32_movntps256(to + i, *(const eight*)(block + i));
+#endif
     return;
   }
 #endif
@@ -285,7 +290,7 @@ template <int N> static inline void stream_out(float* to, const float* block) {
 }
 static inline void stream_done() {
 #ifdef __AVX__
-  _mm_sfence();
+  __builtin_ia32_sfence();
 #endif
 }
 
