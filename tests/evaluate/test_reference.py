@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernelmill.config import RunConfig
 from kernelmill.errors import TaskError
 from kernelmill.evaluate.bench import WorkloadBench
 from kernelmill.evaluate.cells import Cell, CellSettings, Server
 from kernelmill.evaluate.reference import ReferencePolicy, load_task, read_task_file
+from kernelmill.languages.cpp import Cpp
+from kernelmill.optimize.workbench import Workbench
 from kernelmill.schema import Axis, Scalar, Task
 
 KERNELBENCH = '''
@@ -201,3 +205,15 @@ def test_the_same_seed_gives_the_same_case_and_another_does_not(server: Server, 
     assert benches[0].secret_number("p") == benches[1].secret_number("p") != benches[2].secret_number("p")
     for bench in benches:
         bench.close()
+
+
+def test_a_module_in_the_present_folder_is_compiled_as_a_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if Cpp.missing() or not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        pytest.skip("torch.compile needs a C++ compiler and the headers of Python")
+    monkeypatch.chdir(tmp_path)
+    Path("job.py").write_text(KERNELBENCH)
+    with Workbench(RunConfig()) as workbench, workbench.evaluator(workbench.load_task(Path("job.py"))) as evaluator:
+        bench = evaluator.bench(evaluator.task.workloads[0])
+        assert bench.works("compile"), bench.notes

@@ -47,9 +47,10 @@ class ReferenceRole:
         """Execute the task file in a namespace of its own; what it declares."""
         self.suite = Registry("kernelmill.suites", Suite).get(suite)()
         self.file = types.ModuleType("kernelmill_task")
-        self.file.__file__ = name
+        self.file.__file__ = f"<{name}>"
         sys.modules[self.file.__name__] = self.file  # torch.compile looks the globals of a function up there
-        exec(compile(source, name, "exec"), vars(self.file))
+        # In brackets, or torch.compile would look for a file of that name in the present folder, and may not.
+        exec(compile(source, f"<{name}>", "exec"), vars(self.file))
         declared = self.suite.reference(self.file)
         return {
             "name": declared.name,
