@@ -124,15 +124,7 @@ class Compile:
     def _run(self, argv: list[str], workdir: Path, readable: tuple[Path, ...], seconds: float) -> _Outcome:
         policy = self._policy(workdir, readable, seconds)
         try:
-            process = subprocess.Popen(
-                self.sandbox.command(argv, policy),
-                cwd=workdir,
-                env=policy.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            process = self.sandbox.start(argv, policy, workdir)
         except OSError as exc:
             raise ToolchainError(f"{argv[0]} cannot be started in the sandbox: {exc}") from exc
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,7 +53,7 @@ class Cpp(Language):
         """
         self.cache = LibraryCache(cache or cache_dir() / "cpp")
         self._wanted = compiler
-        self._sandbox = sandbox
+        self._given = sandbox
         self._limits = limits or Limits()
 
     @classmethod
@@ -120,6 +121,10 @@ class Cpp(Language):
         ]
         return "".join(sizes) + declared + " {\n}\n"
 
+    @cached_property
+    def _sandbox(self) -> Sandbox:
+        return self._given or choose()
+
     def _library(self, texts: dict[str, str], extra: tuple[str, ...], called: Sequence[str]) -> tuple[Entry, float]:
         """The compiled library, and the seconds it took; 0 where the cache had it."""
         compiler = self.compiler
@@ -133,7 +138,7 @@ class Cpp(Language):
         start = time.perf_counter()
         defined = _scan.exported(texts["kernel.cpp"])
         with self.cache.workdir() as workdir:
-            compile_ = Compile(compiler, self.cache, self._sandbox or choose(), self._limits)
+            compile_ = Compile(compiler, self.cache, self._sandbox, self._limits)
             built = compile_.library(workdir, texts, extra, defined)
             exports = read_exports(built)
             absent = [name for name in called if name not in exports.functions]

@@ -6,6 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,23 @@ class Sandbox(ABC):
     @abstractmethod
     def command(self, argv: Sequence[str], policy: Policy) -> list[str]:
         """The command line that runs `argv` under `policy`."""
+
+    def start(self, argv: Sequence[str], policy: Policy, folder: Path) -> subprocess.Popen[bytes]:
+        """Start `argv` under `policy` in a folder and a session of its own.
+
+        Its input is empty; its output is a pipe, and errors go there too. Raises OSError where nothing can be started.
+        """
+        import subprocess  # not above: every launcher imports this module and starts no process by it
+
+        return subprocess.Popen(
+            self.command(argv, policy),
+            cwd=folder,
+            env=policy.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     @abstractmethod
     def label(self) -> str:

@@ -45,14 +45,17 @@ class Launch:
             f"import sys; sys.path.append({str(package.parent)!r}); "
             "from kernelmill.sandboxes._launch import main; main(sys.argv[1], sys.argv[2:])"
         )
+        return [sys.executable, "-I", "-S", "-c", code, self.text(), *argv]
+
+    def text(self) -> str:
+        """What `decode` reads."""
         # A venv's prefix is known to this Python, not to the launcher, which skips the site packages.
         full = replace(self.policy, readable=(*self.policy.readable, *interpreter_paths()))
-        text = json.dumps(asdict(replace(self, policy=full)), default=os.fspath)
-        return [sys.executable, "-I", "-S", "-c", code, text, *argv]
+        return json.dumps(asdict(replace(self, policy=full)), default=os.fspath)
 
     @classmethod
     def decode(cls, text: str) -> Launch:
-        """The inverse of what `command` encodes."""
+        """The inverse of `text`."""
         fields = json.loads(text)
         policy = fields.pop("policy")
         for name in ("readable", "writable"):

@@ -6,9 +6,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from kernelmill.sandboxes._base import Policy, Sandbox
 from kernelmill.sandboxes._launch import Launch
+from kernelmill.sandboxes._ready import Ready
 
 _ALL = "user net ipc uts mnt pid session fds rlimits caps landlock seccomp cgroup"
 _ESSENTIAL = {"landlock", "seccomp"}
@@ -47,6 +49,11 @@ def survey() -> Survey:
     return Survey((), cgroup=False, problem=problem)
 
 
+def _launch(policy: Policy) -> Launch:
+    found = survey()
+    return Launch(policy, require=found.layers, pid_namespace="pid" in found.layers, cgroup=found.cgroup)
+
+
 class Guard(Sandbox):
     """Namespaces, Landlock, seccomp and resource limits, entered by the process itself."""
 
@@ -63,10 +70,19 @@ class Guard(Sandbox):
             return None
         return f"this kernel or container does not grant {' and '.join(sorted(lacks))} {found.problem}".strip()
 
+    def __init__(self) -> None:
+        self._ready: Ready | None = None
+
     def command(self, argv: Sequence[str], policy: Policy) -> list[str]:
-        found = survey()
-        launch = Launch(policy, require=found.layers, pid_namespace="pid" in found.layers, cgroup=found.cgroup)
-        return launch.command(argv)
+        return _launch(policy).command(argv)
+
+    def start(self, argv: Sequence[str], policy: Policy, folder: Path) -> subprocess.Popen[bytes]:
+        """As everywhere; from the second command on by a launcher that waits for it."""
+        waiting, self._ready = self._ready, None
+        process = waiting.start(_launch(policy), argv, folder) if waiting else None
+        process = process or super().start(argv, policy, folder)
+        self._ready = Ready()
+        return process
 
     def label(self) -> str:
         found = survey()

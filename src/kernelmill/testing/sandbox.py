@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -102,6 +103,21 @@ class SandboxContract:
         size = beat.stat().st_size if beat.exists() else 0
         subprocess.run(["sleep", "0.3"], check=True)
         assert (beat.stat().st_size if beat.exists() else 0) == size
+
+    def test_commands_started_one_after_the_other_are_confined_alike(self, box: Sandbox, tmp_path: Path) -> None:
+        work = tmp_path / "work"
+        work.mkdir()
+        script = f"env; cat; echo no > {tmp_path}/outside; readlink /proc/self/ns/net; exit 3"
+        policy = Policy(writable=(work,), processes=True, environment={"GIVEN": "1", "PATH": "/usr/bin:/bin"})
+        said = []
+        for _ in range(3):
+            process = box.start(["/bin/sh", "-c", script], policy, work)
+            output, _ = process.communicate(timeout=_SECONDS)
+            assert process.returncode == 3
+            said.append(re.sub(r"(?m)^net:.*|^.*cannot create", "", output.decode()))
+        assert said[0] == said[1] == said[2]
+        assert "GIVEN=1" in said[0].splitlines()
+        assert not (tmp_path / "outside").exists()
 
     def test_the_label_names_the_sandbox(self, box: Sandbox) -> None:
         assert box.label().startswith(f"{self.sandbox.__module__.rpartition('.')[2]}: ")

@@ -1,0 +1,58 @@
+"""A launcher that has started already: the next command finds its imports made, 70 ms before it could run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+from kernelmill.sandboxes._launch import Launch
+
+_CODE = """
+import json, os, sys
+sys.path.append({folder!r})
+from kernelmill.sandboxes._launch import main
+order = sys.stdin.buffer.readline()
+if order:
+    text, argv, folder = json.loads(order)
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    main(text, argv)
+"""
+
+
+class Ready:
+    """One process that waits for its command; it ends unused when this object or the present process does."""
+
+    def __init__(self) -> None:
+        folder = str(Path(__file__).resolve().parent.parent.parent)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _CODE.format(folder=folder)],
+            env={},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._unused = weakref.finalize(self, _dismiss, self._process)
+
+    def start(self, launch: Launch, argv: Sequence[str], folder: Path) -> subprocess.Popen[bytes] | None:
+        """Give it its command; None where it has been killed. Its input is empty, errors go where its output does."""
+        order = json.dumps([launch.text(), list(argv), str(folder)]).encode() + b"\n"
+        # Taken out, since communicate() flushes it, closed or not.
+        told, self._process.stdin = self._process.stdin, None
+        assert told is not None
+        try:
+            with told:
+                told.write(order)
+        except OSError:
+            return None
+        self._unused.detach()
+        return self._process
+
+
+def _dismiss(process: subprocess.Popen[bytes]) -> None:
+    process.communicate()
