@@ -41,7 +41,7 @@ SMALLEST = 16
 """Constants below this are kernel sizes, strides, numbers of groups: not sizes of tensors."""
 
 LEAST_BATCH = 16
-"""A batch is halved down to this before anything else is."""
+"""A batch is halved down to this before anything else is, and below where nothing else can be."""
 
 
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,12 +124,14 @@ def halved(source: str) -> Iterator[str]:
     Batch sizes come first, then the largest.
     """
     sizes = _sizes(ast.parse(source))
-    batches = [i for i, s in enumerate(sizes) if "batch" in s.name and s.value > LEAST_BATCH]
+    batch = [i for i, s in enumerate(sizes) if "batch" in s.name]
+    batches = [i for i in batch if sizes[i].value > LEAST_BATCH]
     rest = [i for i, s in enumerate(sizes) if s.value >= SMALLEST and "batch" not in s.name]
     rest.sort(key=lambda i: -sizes[i].value)
     single = [[i] for i in batches + rest]
     alike = [[i for i in batches + rest if sizes[i].value == v] for v in sorted({sizes[i].value for i in rest})[::-1]]
-    for chosen in single + [a for a in alike if len(a) > 1]:
+    smaller = [[i] for i in batch if 1 < sizes[i].value <= LEAST_BATCH]
+    for chosen in single + [a for a in alike if len(a) > 1] + smaller:
         tree = ast.parse(source)
         for position, size in enumerate(_sizes(tree)):
             if position in chosen:
@@ -215,7 +217,7 @@ def main(  # noqa: PLR0913  (each argument is an option of the command)
     strides: Annotated[str, typer.Option(help="Strides of outputs: same or any.")] = "any",
     *,
     algorithmic: Annotated[bool, typer.Option(help="Allow rewrites that do asymptotically less work.")] = True,
-    seconds: Annotated[float, typer.Option(help="Budget per problem.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Budget per problem.")] = 30.0,
     gflop: Annotated[float, typer.Option(help="Most work of a scaled problem.")] = 4.0,
     megabytes: Annotated[float, typer.Option(help="Most bytes of a scaled problem.")] = 200.0,
     runs: Annotated[Path, typer.Option(help="Folder for the logs of the runs.")] = Path(".kernelmill"),

@@ -96,8 +96,8 @@ class Limits:
 
     @classmethod
     def promotion(cls, budget_s: float = math.inf) -> Limits:
-        """20 to 80 pairs in a 6th of a run's time."""
-        return cls(Plan((20, 30, 50, 80), share=0.03), *_share(budget_s / 6, 20.0), warmup=2)
+        """10 to 80 pairs in a 6th of a run's time."""
+        return cls(Plan((10, 20, 40, 80), share=0.03), *_share(budget_s / 6, 20.0), warmup=2)
 
 
 def _share(seconds: float, most: float) -> tuple[float, float]:

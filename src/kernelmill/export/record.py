@@ -40,9 +40,9 @@ class Run:
     evaluation: Passed | None = None
     """What promotion measured of it; these are the figures to quote."""
     why_not: str = ""
-    """Where nothing held: what the last promotion said, or why there was none."""
+    """Where nothing held: what the promotion that came nearest said, or why there was none."""
     no_gain: Passed | None = None
-    """Where nothing held: what was measured of the last candidate that was right, but no faster."""
+    """Where nothing held: what was measured of the fastest candidate that was right, but no faster."""
 
     @property
     def speedup(self) -> Interval | None:
@@ -101,20 +101,27 @@ def read_run(store: Store, info: RunInfo, folder: Path) -> Run:
     events = tuple(store.events(info.id))
     story = fold(events)
     held: list[tuple[Candidate, Passed]] = []
-    refused: Evaluation | None = None
-    why_not = ""
+    refused: list[Evaluation | None] = []
     for event in events:
         if isinstance(event, Promoted) and event.candidate in story.trials:
             evaluation = _EVALUATION.validate_json(store.get(event.evidence)) if event.evidence else None
             if event.held and isinstance(evaluation, Passed):
                 held.append((story.trials[event.candidate].candidate, evaluation))
             elif not event.held:
-                refused, why_not = evaluation, _refusal(evaluation)
+                refused.append(evaluation)
     if not held:
-        no_gain = refused if isinstance(refused, Passed) else None
-        return Run(info, folder, events, why_not=why_not or _why_nothing(events), no_gain=no_gain)
+        nearest = max(refused, key=_reached, default=None)
+        no_gain = nearest if isinstance(nearest, Passed) else None
+        why_not = _refusal(nearest) if refused else _why_nothing(events)
+        return Run(info, folder, events, why_not=why_not, no_gain=no_gain)
     best, evaluation = max(held, key=lambda pair: i.low if (i := pair[1].speedup()) else 0.0)
     return Run(info, folder, events, best, evaluation)
+
+
+def _reached(evaluation: Evaluation | None) -> float:
+    """The speed-up that a refused candidate was measured with; 0 where it was not."""
+    interval = evaluation.speedup() if isinstance(evaluation, Passed) else None
+    return interval.ratio if interval else 0.0
 
 
 def _refusal(evaluation: Evaluation | None) -> str:

@@ -51,7 +51,7 @@ BARREN_IN_A_ROW = 25
 """Requests in a row without a new candidate that end a run, since no budget would."""
 
 PROMOTION_COST = 3.0
-"""Of the slowest measurement of the search: fresh baselines, all cases, at least 20 pairs, held-out cases."""
+"""Of the slowest measurement of the search: fresh baselines, all cases, at least 10 pairs, held-out cases."""
 
 PROMOTIONS = 5
 """Candidates tried at one promotion before the run ends without a winner."""
