@@ -217,7 +217,7 @@ class Evaluator:
         name = run.bench.workload.name
         names = self._baselines(run.bench, level)
         found = self._timed(run, level, names)
-        if level == "screening" and name not in self._slow:
+        if level == "full" or name not in self._slow:
             self._slow[name] = _beaten(found)
         return found
 
@@ -241,9 +241,9 @@ class Evaluator:
         return [n for n in self._raced(bench, level) if bench.works(n)]
 
     def _raced(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
-        """All baselines; for screening only those in the race, `eager` always."""
+        """All baselines; for screening only those in the race."""
         beaten = self._slow.get(bench.workload.name, set()) if level == "screening" else set()
-        return [n for n in self.settings.baselines if n == "eager" or n not in beaten]
+        return [n for n in self.settings.baselines if n not in beaten]
 
     @property
     def instruments(self) -> timing.Instruments:

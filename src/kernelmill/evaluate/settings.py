@@ -23,7 +23,7 @@ class Settings:
     remeasure: Callable[[], Rates] | None = None
     """Measures the limits again, for a candidate that seems faster than they allow."""
     baselines: tuple[str, ...] = ("eager", "compile")
-    """In this order; `eager` comes first, its outputs verify every timed call."""
+    """In this order; the outputs of the first one that takes part verify every timed call."""
     llc: Literal["cold", "warm"] = "cold"
     llc_bytes: int = 32 * 2**20
     budget_s: float = inf
