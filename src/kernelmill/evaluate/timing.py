@@ -86,8 +86,8 @@ class Limits:
 
     @classmethod
     def screening(cls, budget_s: float = math.inf) -> Limits:
-        """At most 6 pairs, counted from the first: is it worth more? A 30th of a run's time."""
-        return cls(Plan((4, 6), half_width=0.02, share=0.1, on_verdict=True), *_share(budget_s / 30, 10.0), warmup=0)
+        """At most 6 pairs: is it worth more? A 30th of a run's time."""
+        return cls(Plan((4, 6), half_width=0.02, share=0.1, on_verdict=True), *_share(budget_s / 30, 10.0))
 
     @classmethod
     def full(cls, budget_s: float = math.inf) -> Limits:
