@@ -216,3 +216,9 @@ def test_a_block_that_can_never_be_chosen_fails_the_build(cpp: Cpp) -> None:
 )
 def test_a_mistake_in_a_block_for_another_shape_fails_every_build(cpp: Cpp, later: str, reason: str) -> None:
     assert reason in refusal(cpp, TWO + block(8, "plus_one") + later, shapes(8))
+
+
+def test_the_checks_of_a_launch_have_the_header_that_they_need(cpp: Cpp) -> None:
+    launch = "/* launch\ndef launch(x):\n    out = empty([8], complex64)\n    kernel(x, out)\n    return out\n*/\n"
+    kernel = 'extern "C" void kernel(const float* x, void* out) { std::memcpy(out, x, 32); }\n'
+    assert cpp.build(Candidate(language="cpp", source=kernel + launch), shapes(8)).payload["library"]

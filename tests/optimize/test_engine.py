@@ -112,6 +112,31 @@ def test_seconds_end_a_run_after_the_request_that_crosses_the_limit(store: Sqlit
     assert max(e.elapsed for e in events if isinstance(e, Closed)) == 40.0
 
 
+@pytest.mark.parametrize(("seconds", "levels"), [(100, ["screening", "full"]), (35, ["screening"])])
+def test_a_closer_look_is_left_to_promotion_where_time_is_short(store: Sqlite, seconds: int, levels: list[str]) -> None:
+    now = [0.0]
+
+    def slow(candidate: Candidate, level: Level) -> Evaluation:
+        now[0] += 10.0
+        return passed(2.0, 0.01, level).model_copy(update={"seconds": 10.0})
+
+    def promote(candidate: Candidate) -> tuple[bool, Evaluation]:
+        return True, slow(candidate, "promotion")
+
+    run = engine(
+        store,
+        "best_of_n",
+        operators={"toy": Fixed([toy_candidate(1)])},
+        evaluate=slow,
+        promote=promote,
+        budget=BudgetLimits(seconds=seconds),
+        clock=lambda: now[0],
+    )
+    events = list(run.run())
+    assert [level for _, level in measured(events)] == levels
+    assert any(isinstance(e, Promoted) and e.held for e in events)
+
+
 def test_dollars_and_tokens_are_charged_per_request(store: Sqlite) -> None:
     run = engine(store, charge=lambda request: Cost(dollars=0.4, tokens=100), budget=BudgetLimits(dollars=1.0))
     events = list(run.run())

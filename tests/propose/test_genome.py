@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from kernelmill.propose.embedded.cpp_printer import CppPrinter
 from kernelmill.propose.embedded.genome import Genome
-from kernelmill.propose.embedded.render import default_genome, render
+from kernelmill.propose.embedded.render import default_genome, parts_of, render
 from tests.propose.printed import Apply, graph_of
 
 
@@ -73,3 +73,10 @@ def test_a_graph_with_nothing_to_fuse_is_rendered_as_library_calls() -> None:
     assert "aten.mm.default" in candidate.source
     assert 'extern "C"' not in candidate.source
     assert candidate.claims == ()
+
+
+def test_workloads_that_only_their_constants_tell_apart_are_refused() -> None:
+    double, triple = (graph_of(Apply(lambda x, n=n: x * n), [torch.ones(4, 8)]) for n in (2, 3))
+    assert len(parts_of([double, double], Genome())) == 2
+    with pytest.raises(ValueError, match="workloads 1 and 2 have the same shapes but compute different things"):
+        parts_of([double, triple], Genome())

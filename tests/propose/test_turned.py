@@ -100,3 +100,14 @@ def test_normalised_columns_are_turned_in_tiles(shape: tuple[int, ...], stream: 
 
     candidate = check(Apply(normalised), [turned(torch.randn(shape))], stream=stream)
     assert "column kernel" in candidate.source and "turned" in candidate.source
+
+
+def test_a_split_reduction_stores_as_it_goes() -> None:
+    torch.manual_seed(4)
+    candidate = check(Apply(lambda x: torch.softmax(x, 0).t().contiguous()), [torch.randn(512, 64)], split=True)
+    assert "slice" in candidate.source and "turned" not in candidate.source
+
+
+def test_functions_with_a_cheap_side_keep_their_blocks() -> None:
+    candidate = check(Apply(lambda x: torch.sin(x).contiguous()), [turned(torch.randn(2, 8, 70))])
+    assert "vec_sin" in candidate.source and "turned" not in candidate.source

@@ -67,3 +67,14 @@ def test_it_ends_with_a_process_that_is_killed(guard: Guard, tmp_path: Path) -> 
     while Path(f"/proc/{waiting}/cmdline").exists() and Path(f"/proc/{waiting}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_fork_of_its_owner_leaves_it_alone(guard: Guard, tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from kernelmill.sandboxes import Policy; "
+        "from kernelmill.sandboxes.guard import Guard; guard = Guard(); "
+        f"guard.start(['/bin/true'], Policy(), Path({str(tmp_path)!r})).communicate(); child = os.fork()\n"
+        "if child: os.waitpid(child, 0); print(guard._ready._process.poll())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "None\n"

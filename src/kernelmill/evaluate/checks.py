@@ -132,8 +132,9 @@ def accuracy(candidate: Sequence[HostTensor], contract: Contract, case: Case) ->
     * max |c - r| / scale <= k * max(the same for the native reference, `excused_error`), over the whole
       output or by rows over `Contract.reduction_dims`; scale is the rms of the oracle.
     * Small values are not free: each is right to sqrt(u) of itself, or as near as 2k times the worst error
-      the native reference makes on values of that size.
-    * Errors do not lean: the mean of (c - r) * sign(r) is explained by the native one's mean and spread.
+      the native reference makes on values of that size, or 4k times its median error on all.
+    * Errors do not lean: the mean of (c - r) * sign(r) is explained by the native one's mean and spread; in fp32
+      half of the native error's rms is no lean.
     * Integers and booleans equal the oracle's or the native reference's, but for a few that rounding decides.
 
     Args:

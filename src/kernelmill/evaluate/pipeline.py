@@ -73,7 +73,7 @@ class Evaluator:
     seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     _benches: dict[str, WorkloadBench] = field(default_factory=dict)
     _slow: dict[str, set[str]] = field(default_factory=dict)
-    """Workload -> baselines that are out of the race, and those that do not work."""
+    """Workload -> baselines that are out of the race."""
     _languages: dict[str, Language] = field(default_factory=dict)
     _instruments: timing.Instruments | None = None
     _flops: dict[str, float] = field(default_factory=dict)
@@ -92,6 +92,7 @@ class Evaluator:
         for bench in self._benches.values():
             bench.close()
         self._benches.clear()
+        self._slow.clear()
 
     def reveal(self) -> str:
         """The secret seed in hexadecimal, for the evidence. Call it when no candidate will be judged any more."""
@@ -238,7 +239,8 @@ class Evaluator:
         return replace(limits, floor=run.memory_floor(), llc=self.settings.llc)
 
     def _baselines(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
-        return [n for n in self._raced(bench, level) if bench.works(n)]
+        working = [n for n in self._raced(bench, level) if bench.works(n)]
+        return working or [n for n in self.settings.baselines if bench.works(n)]
 
     def _raced(self, bench: WorkloadBench, level: Level) -> Sequence[str]:
         """All baselines; for screening only those in the race."""

@@ -23,8 +23,9 @@ from kernelmill.schema import digest
 
 _HEADER: Final = files("kernelmill.languages").joinpath("kernelmill.h").read_text()
 _MORE: Final = re.compile(
-    r"_mm|__m(64|128|256|512|mask)|intrin|arm_neon|float32x|\bv\w+q_[fsu]\d|_Float16|_pdep|_pext|rdtsc|_tzcnt|_lzcnt|"
-    r"_popcnt|\b(complex|array|accumulate|iota|inner_product|partial_sum|adjacent_difference|gcd|lcm|midpoint)\b|"
+    r"_mm|_MM_|__m(64|128|256|512|mask)|intrin|arm_neon|[a-z]+\d+x\d+(x\d)?_t|\bv\w+_[fsup]\d|_Float16|rdtsc|complex|"
+    r"_pdep|_pext|_tzcnt|_lzcnt|_popcnt|_cvts|_bzhi|_bls|_bextr|_addcarry|_subborrow|_rot[lr]|_rdrand|printf|"
+    r"\b(string|array|accumulate|iota|inner_product|partial_sum|adjacent_difference|gcd|lcm|midpoint)\b|"
     r"\b(transform_)?reduce\b|\b(transform_)?(in|ex)clusive_scan\b|\bomp_"
 )
 """Words of what the header leaves out otherwise: intrinsics, complex numbers, numeric algorithms, OpenMP."""
@@ -34,9 +35,9 @@ _HEADER_SECONDS: Final = 120.0
 """The precompiled header takes 2 s here; once per compiler and flags, so a slow machine gets its time."""
 
 
-def header_of(source: str) -> str:
-    """The header that a source is compiled with; precompiled with intrinsics it takes 110 ms longer to read."""
-    return f"#define KERNELMILL_MORE\n{_HEADER}" if _MORE.search(source) else _HEADER
+def header_of(*texts: str) -> str:
+    """The header that these texts are compiled with; precompiled with intrinsics it takes 110 ms longer to read."""
+    return f"#define KERNELMILL_MORE\n{_HEADER}" if any(map(_MORE.search, texts)) else _HEADER
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Compile:
             BuildError: The source is wrong, or needs more time or memory than a kernel may.
             ToolchainError: The compiler failed by itself.
         """
-        header = self._header(extra, header_of(texts["kernel.cpp"]))
+        header = self._header(extra, header_of(texts["kernel.cpp"], texts["launch.h"]))
         with disk(self.cache.root):
             for name, text in {**texts, "main.cpp": _MAIN}.items():
                 (workdir / name).write_text(text, encoding="utf-8")

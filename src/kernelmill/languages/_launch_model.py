@@ -34,7 +34,8 @@ class Guard:
         if self.index is not None:
             sizes = found if isinstance(found, tuple) else ()
             found = sizes[self.index] if -len(sizes) <= self.index < len(sizes) else _ABSENT
-        return bool(found == self.wanted)
+        wanted = tuple(self.wanted) if isinstance(self.wanted, list) else self.wanted
+        return bool(found == wanted)
 
 
 _ABSENT: Final = object()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -130,7 +131,7 @@ class Cpp(Language):
         compiler = self.compiler
         flags = " ".join([*compiler.flags(extra), *LINK_FLAGS])
         key = cache_key(
-            compiler.identity, flags, header_of(texts["kernel.cpp"]), *(f"{k}\n{v}" for k, v in sorted(texts.items()))
+            compiler.identity, flags, header_of(*texts.values()), *(f"{k}\n{v}" for k, v in sorted(texts.items()))
         )
         found = self.cache.get(key)
         if found:
@@ -156,12 +157,17 @@ def _launches_of(source: str) -> tuple[Launch, ...]:
 
 
 def _bound_launches(source: str, signature: dict[str, Any]) -> list[tuple[Launch, dict[str, str]]]:
-    """All launches of a source, or the generated one, each with the kinds of its scalar arguments."""
-    launches = _launches_of(source)
+    """The launches of a source that fit the signature, or the generated one, each with its scalar arguments' kinds."""
+    bound: list[tuple[Launch, dict[str, str]]] = []
     try:
-        bound = [(one, scalar_kinds(one, signature)) for one in launches or (default_launch(signature),)]
-        for launch, scalars in bound:
-            to_python(launch, scalars)
+        launches = _launches_of(source) or (default_launch(signature),)
+        chosen = launch_for(launches, signature)
+        for launch in launches:
+            # What another workload passes as a number may be None in this one: its launch is not called here.
+            with nullcontext() if launch is chosen else suppress(ValueError):
+                scalars = scalar_kinds(launch, signature)
+                to_python(launch, scalars)
+                bound.append((launch, scalars))
     except ValueError as exc:
         raise BuildError(str(exc)) from exc
     return bound

@@ -112,6 +112,11 @@ class Ledger:
         """Leave so much of the time to what follows the search, at most half of what there is."""
         self._kept_back_s = min(seconds, self.limits.get("seconds", math.inf) / 2)
 
+    @property
+    def spare_s(self) -> float:
+        """Time left beside what was kept back."""
+        return self.left("seconds") - self._kept_back_s
+
     def exhausted(self) -> str | None:
         """Which limit is reached, with the figures, or None. What requests have only reserved does not count."""
         spent = self.spent

@@ -294,7 +294,7 @@ class Engine:
                 if evaluation is None:
                     return
                 self._emit(Measured(candidate=identity, level=level, evaluation=evaluation))
-            if not self._may_lead(identity):
+            if not (self._may_lead(identity) and self._affordable(identity)):
                 return
 
     def _accepted(self, progress: Progress, candidate: Candidate) -> bool:
@@ -339,6 +339,11 @@ class Engine:
         interval = evaluation.speedup() if isinstance(evaluation, Passed) else None
         leader = self.journal.leader
         return interval is not None and interval.high >= max(GAIN, leader.low if leader else 0.0)
+
+    def _affordable(self, candidate: str) -> bool:
+        """Whether there is time for a closer look, about as long as the first; promotion takes one in any case."""
+        self.ledger.keep_back(self._promotion_s())
+        return self.journal.evaluations[candidate].seconds <= self.ledger.spare_s
 
     def _promotions(self) -> Iterator[Event]:
         """Promote the best; where it does not hold, the next best, a few times and while there is time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -37,7 +38,7 @@ class Ready:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._unused = weakref.finalize(self, _dismiss, self._process)
+        self._unused = weakref.finalize(self, _dismiss, self._process, os.getpid())
 
     def start(self, launch: Launch, argv: Sequence[str], folder: Path) -> subprocess.Popen[bytes] | None:
         """Give it its command; None where it has been killed. Its input is empty, errors go where its output does."""
@@ -54,5 +55,11 @@ class Ready:
         return self._process
 
 
-def _dismiss(process: subprocess.Popen[bytes]) -> None:
-    process.communicate()
+def _dismiss(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork of the owner ends, and the launcher is not its own
+    try:
+        process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()

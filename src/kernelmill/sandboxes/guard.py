@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,8 @@ class Guard(Sandbox):
         waiting, self._ready = self._ready, None
         process = waiting.start(_launch(policy), argv, folder) if waiting else None
         process = process or super().start(argv, policy, folder)
-        self._ready = Ready()
+        with suppress(OSError):  # no process to spare: the next command starts without
+            self._ready = Ready()
         return process
 
     def label(self) -> str:

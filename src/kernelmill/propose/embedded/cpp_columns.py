@@ -134,7 +134,7 @@ def write(body: Body, setting: Mapping[str, Value]) -> list[str]:
     function = Scope(body)
     outer = function.block([signature(kernel)])
     lanes, split = min(int(setting["lanes"]), kept(kernel)[-1].extent), bool(setting.get("split"))
-    tile = _Tile(body, outer, lanes, split, _turn(kernel), bool(setting.get("stream")))
+    tile = _Tile(body, outer, lanes, split, None if split else _turn(kernel), bool(setting.get("stream")))
     if not tile.split:
         tile.scope = tile.tasks(outer, [])
     for sweep in range(1, kernel.stages + 2):

@@ -36,7 +36,8 @@ def knobs(kernel: FusedKernel) -> tuple[Parameter, ...]:
 
 
 def _turn(kernel: FusedKernel) -> cpp_turned.Turn | None:
-    return cpp_turned.turn_of(kernel, range(len(kernel.axes) - 1))
+    """What lies across; None where functions have a cheap side for blocks, which tiles do not know."""
+    return None if with_near(kernel)[1] else cpp_turned.turn_of(kernel, range(len(kernel.axes) - 1))
 
 
 def _reciprocal(kernel: FusedKernel) -> tuple[Parameter, ...]:

@@ -40,6 +40,9 @@ def plan(
 
 CONTIGUOUS = "aten.contiguous.default"
 
+WRITTEN = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""Dtypes whose changes of layout are kernels."""
+
 
 def literal(value: Any) -> str:
     """A literal as the launch writes it; its words for what Python has no literal for are `inf` and `nan`."""
@@ -183,7 +186,7 @@ class _Planner:
         if is_slice(node):
             self._slice(node)
             return
-        if node.op == CONTIGUOUS and node.stride is not None:
+        if node.op == CONTIGUOUS and node.stride is not None and node.dtype in WRITTEN:
             self.known[node.id] = self._laid_out(node, node.stride)
             return
         found = None if node.id in self.library else template_of(self.graph, node)

@@ -44,14 +44,21 @@ def parts_of(graphs: Sequence[Graph], genome: Genome) -> tuple[Part, ...]:
     guards let in gets that one's program; one that there is no room for gets the first, whose guards refuse it.
 
     Raises:
-        ValueError: A rewrite applies to no graph.
+        ValueError: A rewrite applies to no graph, or two workloads differ in no shape but in what they compute.
     """
     cuts, library = frozenset(genome.cuts), frozenset(genome.library)
     parts: list[Part] = []
+    planned: list[Program] = []
     for graph in rewritten(graphs, genome.rewrites):
         program = plan(graph, cuts, strides=genome.strides, library=library)
-        same = next((p for p in parts if set(p.program.guards) <= set(program.guards)), None)
-        parts.append(same or _fitting(_named(program, parts), parts))
+        same = next((i for i, p in enumerate(planned) if set(p.guards) <= set(program.guards)), None)
+        if same is not None and planned[same] != program:
+            raise ValueError(
+                f"workloads {same + 1} and {len(planned) + 1} have the same shapes but compute different things, and a "
+                "launch looks at shapes only; make them tasks of their own"
+            )
+        parts.append(_fitting(_named(program, parts), parts) if same is None else parts[same])
+        planned.append(program)
     return tuple(parts)
 
 
