@@ -28,7 +28,6 @@ FEW = 2
 HINT_SHARE = 1 / 64
 """Where no more elements are wrong than this share, they may be the ones near a threshold."""
 
-
 MOVES = (1, 2)
 """Seeds of the moves; each is made both ways, so that one of the two crosses a threshold that is near enough."""
 

@@ -40,7 +40,7 @@ _DOING = {
 }
 """What a cell does on a command, for messages."""
 
-PATIENT = {"leak": 10, "double": 5, "trace": 5}
+PATIENT = {"leak": ATTEMPTS + 2, "double": 5, "trace": 5}
 """Commands that take longer than one call, and how many times as long they may."""
 
 _OUTSIDE = ("FileNotFoundError", "PermissionError", "URLError", "gaierror", "ConnectionError", "ConnectionRefusedError")

@@ -70,7 +70,7 @@ class Compile:
             BuildError: The source is wrong, or needs more time or memory than a kernel may.
             ToolchainError: The compiler failed by itself.
         """
-        header = self._header(extra, header_of(texts["kernel.cpp"], texts["launch.h"]))
+        header = self._header(extra, header_of(*texts.values()))
         with disk(self.cache.root):
             for name, text in {**texts, "main.cpp": _MAIN}.items():
                 (workdir / name).write_text(text, encoding="utf-8")

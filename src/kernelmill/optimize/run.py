@@ -145,10 +145,11 @@ class Optimization:
     def _trace(self, evaluator: Evaluator) -> None:
         """Every workload's graph into the run's folder, where a run that is resumed finds them."""
         wanted = {self.folder / graph_file(number): w for number, w in enumerate(self.task.workloads, 1)}
-        for path, workload in wanted.items():
-            if not path.is_file():
-                evaluator.begin()
-                _write(path, evaluator.trace(TRACER, workload))
+        missing = {path: workload for path, workload in wanted.items() if not path.is_file()}
+        if missing:
+            evaluator.begin()
+        for path, workload in missing.items():
+            _write(path, evaluator.trace(TRACER, workload))
 
     def _engine(self, evaluator: Evaluator) -> Engine:
         config = self.config

@@ -40,12 +40,7 @@ class Launch:
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The command line that does it; with an empty `argv` it writes the layers that hold and ends."""
-        package = Path(__file__).resolve().parent.parent
-        code = (
-            f"import sys; sys.path.append({str(package.parent)!r}); "
-            "from kernelmill.sandboxes._launch import main; main(sys.argv[1], sys.argv[2:])"
-        )
-        return [sys.executable, "-I", "-S", "-c", code, self.text(), *argv]
+        return [*interpreter("main(sys.argv[1], sys.argv[2:])"), self.text(), *argv]
 
     def text(self) -> str:
         """What `decode` reads."""
@@ -61,6 +56,13 @@ class Launch:
         for name in ("readable", "writable"):
             policy[name] = tuple(map(Path, policy[name]))
         return cls(Policy(**policy), **fields)
+
+
+def interpreter(code: str) -> list[str]:
+    """The command line of a bare Python that runs some code with `sys` and this module's `main`."""
+    folder = str(Path(__file__).resolve().parent.parent.parent)
+    begin = f"import sys; sys.path.append({folder!r}); from kernelmill.sandboxes._launch import main"
+    return [sys.executable, "-I", "-S", "-c", f"{begin}\n{code}"]
 
 
 def main(text: str, argv: list[str]) -> NoReturn:

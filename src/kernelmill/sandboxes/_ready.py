@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from kernelmill.sandboxes._launch import Launch
+from kernelmill.sandboxes._launch import Launch, interpreter
 
 _CODE = """
-import json, os, sys
-sys.path.append({folder!r})
-from kernelmill.sandboxes._launch import main
+import json, os
 order = sys.stdin.buffer.readline()
 if order:
     text, argv, folder = json.loads(order)
@@ -29,9 +26,8 @@ class Ready:
     """One process that waits for its command; it ends unused when this object or the present process does."""
 
     def __init__(self) -> None:
-        folder = str(Path(__file__).resolve().parent.parent.parent)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _CODE.format(folder=folder)],
+            interpreter(_CODE),
             env={},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
